@@ -1,0 +1,226 @@
+//! Requests, limits, QoS class, and the facts about a pod that decisions are made from.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::quantity::{Bytes, MilliCpu};
+use crate::time::Timestamp;
+
+/// Kubernetes quality of service class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum QosClass {
+    /// Every container has requests equal to limits for CPU and memory.
+    Guaranteed,
+    /// Something is requested or limited.
+    Burstable,
+    /// Nothing is.
+    BestEffort,
+}
+
+/// The resources that can be resized in place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Resource {
+    /// CPU time.
+    Cpu,
+    /// Memory.
+    Memory,
+}
+
+impl fmt::Display for Resource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Cpu => "cpu",
+            Self::Memory => "memory",
+        })
+    }
+}
+
+/// An amount of each resource; `None` = not stated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Amounts {
+    /// CPU.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<MilliCpu>,
+    /// Memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Bytes>,
+}
+
+impl Amounts {
+    /// True when nothing is stated.
+    pub const fn is_empty(&self) -> bool {
+        self.cpu.is_none() && self.memory.is_none()
+    }
+
+    /// `change` where it states something, else `self`.
+    #[must_use]
+    pub fn overlaid(self, change: Self) -> Self {
+        Self { cpu: change.cpu.or(self.cpu), memory: change.memory.or(self.memory) }
+    }
+}
+
+/// Requests and limits of one container.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resources {
+    /// What the scheduler reserves.
+    #[serde(default)]
+    pub requests: Amounts,
+    /// What the kernel enforces.
+    #[serde(default)]
+    pub limits: Amounts,
+}
+
+impl Resources {
+    /// `change` where it states something, else `self`.
+    #[must_use]
+    pub fn overlaid(self, change: Self) -> Self {
+        Self { requests: self.requests.overlaid(change.requests), limits: self.limits.overlaid(change.limits) }
+    }
+
+    /// True when nothing is stated.
+    pub const fn is_empty(&self) -> bool {
+        self.requests.is_empty() && self.limits.is_empty()
+    }
+}
+
+/// QoS class of a pod with these containers (kubernetes `pkg/apis/core/v1/helper/qos`, CPU and memory only; a zero
+/// amount counts as not stated there, and does here).
+pub fn qos_class<'a>(containers: impl IntoIterator<Item = &'a Resources>) -> QosClass {
+    let (mut guaranteed, mut stated) = (true, false);
+    for Resources { requests, limits } in containers {
+        let positive = |cpu: Option<MilliCpu>, memory: Option<Bytes>| {
+            (cpu.filter(|c| c.0 > 0), memory.filter(|m| m.0 > 0))
+        };
+        let (request, limit) = (positive(requests.cpu, requests.memory), positive(limits.cpu, limits.memory));
+        stated |= request != (None, None) || limit != (None, None);
+        guaranteed &= limit.0.is_some()
+            && limit.1.is_some()
+            && request.0.is_none_or(|r| Some(r) == limit.0)
+            && request.1.is_none_or(|r| Some(r) == limit.1);
+    }
+    match (stated, guaranteed) {
+        (false, _) => QosClass::BestEffort,
+        (true, true) => QosClass::Guaranteed,
+        (true, false) => QosClass::Burstable,
+    }
+}
+
+/// A condition of `pods/resize` progress, as the kubelet wrote it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResizeCondition {
+    /// `Deferred`, `Infeasible`, `Error` or empty.
+    pub reason: String,
+    /// The kubelet's text.
+    pub message: String,
+}
+
+/// What is known about a pod when it is decided on. Written by the coordinator's index from the API server's objects.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(clippy::struct_excessive_bools, reason = "independent facts of one pod, each read by its own guard")]
+pub struct PodFacts {
+    /// `metadata.uid`: fences every write.
+    pub uid: String,
+    /// `metadata.namespace`.
+    pub namespace: String,
+    /// `metadata.name`.
+    pub name: String,
+    /// `metadata.resourceVersion`: fences every write.
+    pub resource_version: String,
+    /// `metadata.generation`.
+    pub generation: i64,
+    /// `status.observedGeneration`.
+    pub observed_generation: Option<i64>,
+    /// `status.phase` is `Running`.
+    pub running: bool,
+    /// `metadata.deletionTimestamp` is set.
+    pub terminating: bool,
+    /// Mirror pod of a static pod.
+    pub mirror: bool,
+    /// `spec.os.name` is `windows`.
+    pub windows: bool,
+    /// `spec.resources` is set: pod-level resources.
+    pub pod_level_resources: bool,
+    /// `spec.priority`.
+    pub priority: i32,
+    /// Node that the pod is bound to, when it is known.
+    pub node: Option<NodeFacts>,
+    /// `PodResizePending`.
+    pub pending: Option<ResizeCondition>,
+    /// `PodResizeInProgress`.
+    pub in_progress: Option<ResizeCondition>,
+    /// When our field manager last wrote `pods/resize` (`managedFields[].time`).
+    pub last_resize: Option<Timestamp>,
+    /// Another field manager that wrote `pods/resize`.
+    pub foreign_resizer: Option<String>,
+    /// Containers and restartable init containers, in the order of the spec.
+    pub containers: Vec<ContainerFacts>,
+}
+
+/// What is known about a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeFacts {
+    /// Its name.
+    pub name: String,
+    /// Condition `Ready` is `True`.
+    pub ready: bool,
+    /// `spec.unschedulable`.
+    pub cordoned: bool,
+    /// Condition `MemoryPressure` is `True`.
+    pub memory_pressure: bool,
+}
+
+/// What is known about a container of a pod.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerFacts {
+    /// Name in the pod.
+    pub name: String,
+    /// `initContainers` with `restartPolicy: Always`.
+    pub sidecar: bool,
+    /// `spec.containers[].resources` of the pod: desired.
+    pub desired: Resources,
+    /// The same of the owner's template: what people declared. Equal to `desired` at creation.
+    pub declared: Resources,
+    /// `status.containerStatuses[].allocatedResources`: requests only.
+    pub allocated: Option<Amounts>,
+    /// `status.containerStatuses[].resources`: actual.
+    pub actual: Option<Resources>,
+    /// `resizePolicy` of CPU is `RestartContainer`.
+    pub cpu_restarts: bool,
+    /// `resizePolicy` of memory is `RestartContainer`.
+    pub memory_restarts: bool,
+    /// State is `running`.
+    pub running: bool,
+    /// `restartCount`.
+    pub restarts: u32,
+    /// `resourceFieldRef` hands CPU to the process.
+    pub cpu_coupled: bool,
+    /// `resourceFieldRef` hands memory to the process.
+    pub memory_coupled: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn amounts(cpu: u64, memory: u64) -> Amounts {
+        Amounts { cpu: (cpu > 0).then_some(MilliCpu(cpu)), memory: (memory > 0).then_some(Bytes(memory)) }
+    }
+
+    fn class(requests: Amounts, limits: Amounts) -> QosClass {
+        qos_class([&Resources { requests, limits }])
+    }
+
+    #[test]
+    fn qos_class_is_kubernetes_own() {
+        assert_eq!(class(amounts(0, 0), amounts(0, 0)), QosClass::BestEffort);
+        assert_eq!(class(amounts(100, 64), amounts(100, 64)), QosClass::Guaranteed);
+        assert_eq!(class(amounts(0, 0), amounts(100, 64)), QosClass::Guaranteed);
+        assert_eq!(class(amounts(100, 64), amounts(200, 64)), QosClass::Burstable);
+        assert_eq!(class(amounts(100, 0), amounts(100, 0)), QosClass::Burstable);
+        let full = Resources { requests: amounts(1, 1), limits: amounts(1, 1) };
+        assert_eq!(qos_class([&full, &Resources::default()]), QosClass::Burstable);
+        assert_eq!(qos_class([]), QosClass::BestEffort);
+    }
+}
