@@ -212,7 +212,13 @@ impl UsageHistogram {
     ///
     /// # Errors
     /// Whatever is not a histogram, with the reason.
-    pub fn decode(slot_millis: u32, count: u64, sum: u64, max: u64, bytes: &[u8]) -> Result<Self, DecodeError> {
+    pub fn decode(
+        slot_millis: u32,
+        count: u64,
+        sum: u64,
+        max: u64,
+        bytes: &[u8],
+    ) -> Result<Self, DecodeError> {
         if slot_millis == 0 {
             return Err(DecodeError::Slot);
         }
@@ -226,7 +232,8 @@ impl UsageHistogram {
                 return Err(DecodeError::Index(previous.unwrap_or(0).into()));
             }
             let index = delta.saturating_add(previous.unwrap_or(0).into());
-            let index = u16::try_from(index).ok().filter(|i| *i <= MAX_INDEX).ok_or(DecodeError::Index(index))?;
+            let index =
+                u16::try_from(index).ok().filter(|i| *i <= MAX_INDEX).ok_or(DecodeError::Index(index))?;
             let n = if many {
                 let extra = reader.next()?.ok_or(DecodeError::Truncated(reader.at))?;
                 extra.checked_add(2).ok_or(DecodeError::Overflow)?
@@ -363,7 +370,9 @@ mod tests {
         #[test]
         fn record_and_from_values_agree(values in values()) {
             let mut one_by_one = UsageHistogram::new(100);
-            values.iter().for_each(|v| one_by_one.record(*v));
+            for v in &values {
+                one_by_one.record(*v);
+            }
             prop_assert_eq!(one_by_one, UsageHistogram::from_values(100, values));
         }
 

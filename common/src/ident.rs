@@ -178,7 +178,13 @@ mod tests {
 
     #[test]
     fn pod_uid_malformed_is_refused() {
-        for bad in ["", "x", "d0511cd2-29d2-4215-be0f-f77bc0609d9", "d0511cd229d24215-be0f-f77bc0609d99----", "+0511cd2-29d2-4215-be0f-f77bc0609d99"] {
+        for bad in [
+            "",
+            "x",
+            "d0511cd2-29d2-4215-be0f-f77bc0609d9",
+            "d0511cd229d24215-be0f-f77bc0609d99----",
+            "+0511cd2-29d2-4215-be0f-f77bc0609d99",
+        ] {
             assert!(bad.parse::<PodUid>().is_err(), "{bad}");
         }
         assert!("d0511cd2-29d2-4215-be0f-f77bc0609d99".parse::<PodUid>().is_ok());

@@ -15,7 +15,9 @@ use thiserror::Error;
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum QuantityError {
     /// Not of the form `<number><suffix>`.
-    #[error("{0:?} is not a quantity: expected a number with an optional suffix such as m, Ki, Mi, Gi, k, M, G or an exponent")]
+    #[error(
+        "{0:?} is not a quantity: expected a number with an optional suffix such as m, Ki, Mi, Gi, k, M, G or an exponent"
+    )]
     Malformed(String),
     /// Resources are never negative.
     #[error("{0:?} is negative: resources are zero or more")]
@@ -73,7 +75,8 @@ fn parse_scaled(text: &str, scale: u128) -> Result<u64, QuantityError> {
     }
     let mantissa: u128 = significant.parse().map_err(|_| too_large())?;
     let places = u32::try_from(fraction.trim_end_matches('0').len()).map_err(|_| too_large())?;
-    denominator = 10_u128.checked_pow(places).and_then(|p| p.checked_mul(denominator)).ok_or_else(too_large)?;
+    denominator =
+        10_u128.checked_pow(places).and_then(|p| p.checked_mul(denominator)).ok_or_else(too_large)?;
     let value = mantissa.checked_mul(numerator).ok_or_else(too_large)?.div_ceil(denominator);
     u64::try_from(value).ok().filter(|v| *v <= i64::MAX.unsigned_abs()).ok_or_else(too_large)
 }
@@ -122,7 +125,11 @@ impl FromStr for Bytes {
 impl fmt::Display for MilliCpu {
     /// Canonical form: `250m`, `2`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.is_multiple_of(1000) { f.pad(&(self.0 / 1000).to_string()) } else { f.pad(&format!("{}m", self.0)) }
+        if self.0.is_multiple_of(1000) {
+            f.pad(&(self.0 / 1000).to_string())
+        } else {
+            f.pad(&format!("{}m", self.0))
+        }
     }
 }
 
@@ -170,17 +177,43 @@ mod tests {
 
     #[test]
     fn parse_known_forms() {
-        for (text, millis) in [("100m", 100), ("1", 1000), ("0.5", 500), ("1.5", 1500), ("4000m", 4000), ("1n", 1), ("250u", 1), ("1e3", 1_000_000), ("0.1145", 115), ("+2", 2000), (".5", 500), ("5.", 5000), ("1e-3", 1), ("0", 0), ("-0", 0)] {
+        for (text, millis) in [
+            ("100m", 100),
+            ("1", 1000),
+            ("0.5", 500),
+            ("1.5", 1500),
+            ("4000m", 4000),
+            ("1n", 1),
+            ("250u", 1),
+            ("1e3", 1_000_000),
+            ("0.1145", 115),
+            ("+2", 2000),
+            (".5", 500),
+            ("5.", 5000),
+            ("1e-3", 1),
+            ("0", 0),
+            ("-0", 0),
+        ] {
             assert_eq!(text.parse::<MilliCpu>(), Ok(MilliCpu(millis)), "{text}");
         }
-        for (text, bytes) in [("128Mi", 128 << 20), ("8Gi", 8 << 30), ("1k", 1000), ("1.5Gi", 3 << 29), ("100", 100), ("1100m", 2), ("2E", 2_000_000_000_000_000_000)] {
+        for (text, bytes) in [
+            ("128Mi", 128 << 20),
+            ("8Gi", 8 << 30),
+            ("1k", 1000),
+            ("1.5Gi", 3 << 29),
+            ("100", 100),
+            ("1100m", 2),
+            ("2E", 2_000_000_000_000_000_000),
+        ] {
             assert_eq!(text.parse::<Bytes>(), Ok(Bytes(bytes)), "{text}");
         }
     }
 
     #[test]
     fn parse_malformed_names_the_value() {
-        for bad in ["", " ", "m", "1.2.3", "1 Gi", "1gi", "0x10", "1e", "1e99", "NaN", "١", "1mm", "-", ".", "--1"] {
+        for bad in
+            ["", " ", "m", "1.2.3", "1 Gi", "1gi", "0x10", "1e", "1e99", "NaN", "١", "1mm", "-", ".", "--1"]
+        {
             let error = bad.parse::<Bytes>().unwrap_err();
             assert!(matches!(error, QuantityError::Malformed(_)), "{bad}: {error}");
         }

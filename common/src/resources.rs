@@ -76,7 +76,10 @@ impl Resources {
     /// `change` where it states something, else `self`.
     #[must_use]
     pub fn overlaid(self, change: Self) -> Self {
-        Self { requests: self.requests.overlaid(change.requests), limits: self.limits.overlaid(change.limits) }
+        Self {
+            requests: self.requests.overlaid(change.requests),
+            limits: self.limits.overlaid(change.limits),
+        }
     }
 
     /// True when nothing is stated.
@@ -173,6 +176,7 @@ pub struct NodeFacts {
 
 /// What is known about a container of a pod.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(clippy::struct_excessive_bools, reason = "independent facts, each read by its own guard")]
 pub struct ContainerFacts {
     /// Name in the pod.
     pub name: String,

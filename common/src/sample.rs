@@ -52,7 +52,8 @@ pub fn cpu_units(usage_micros: u64, elapsed: Duration) -> Option<u64> {
     if elapsed == 0 {
         return None;
     }
-    let units = (u128::from(usage_micros) * u128::from(CPU_UNITS_PER_MILLICORE) * 1000 + elapsed / 2) / elapsed;
+    let units =
+        (u128::from(usage_micros) * u128::from(CPU_UNITS_PER_MILLICORE) * 1000 + elapsed / 2) / elapsed;
     Some(u64::try_from(units).unwrap_or(u64::MAX))
 }
 

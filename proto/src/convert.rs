@@ -115,7 +115,7 @@ impl TryFrom<v1::Frame> for Frame {
         }
         let containers =
             frame.containers.into_iter().map(container_from_wire).collect::<Result<Vec<_>, _>>()?;
-        let pods = frame.pods.into_iter().map(pod_from_wire).collect::<Result<Vec<_>, _>>()?;
+        let pods = frame.pods.iter().map(pod_from_wire).collect::<Result<Vec<_>, _>>()?;
         let mut keys = BTreeSet::new();
         if let Some(twice) = containers.iter().find(|c| !keys.insert(c.key)) {
             return Err(FrameError::Duplicate(format!("container {}", twice.key.id)));
@@ -163,17 +163,18 @@ fn container_from_wire(record: v1::ContainerRecord) -> Result<ContainerRecord, F
     let length = record.container_id.len();
     let bytes = record.container_id.try_into().map_err(|_| FrameError::ContainerId(length))?;
     let id = ContainerId::from_bytes(bytes);
-    let series = |series: &'static str, value: Option<v1::Series>| {
-        let value = value.ok_or(FrameError::MissingSeries { series, container: id })?;
-        let v1::Series { slot_millis, count, sum, max, buckets } = value;
-        UsageHistogram::decode(slot_millis, count, sum, max, &buckets)
-            .map_err(|error| FrameError::Series { series, container: id, error })
-    };
+    let series =
+        |series: &'static str, value: Option<v1::Series>| {
+            let value = value.ok_or(FrameError::MissingSeries { series, container: id })?;
+            let v1::Series { slot_millis, count, sum, max, buckets } = value;
+            UsageHistogram::decode(slot_millis, count, sum, max, &buckets)
+                .map_err(|error| FrameError::Series { series, container: id, error })
+        };
     let cpu_weight = match record.cpu_weight {
         0 => None,
-        weight => Some(
-            u16::try_from(weight).ok().filter(|w| *w <= 10_000).ok_or(FrameError::CpuWeight(weight))?,
-        ),
+        weight => {
+            Some(u16::try_from(weight).ok().filter(|w| *w <= 10_000).ok_or(FrameError::CpuWeight(weight))?)
+        }
     };
     Ok(ContainerRecord {
         key: ContainerKey { id, inode: record.cgroup_inode },
@@ -211,7 +212,7 @@ fn pod_to_wire(record: &PodRecord) -> v1::PodRecord {
     }
 }
 
-fn pod_from_wire(record: v1::PodRecord) -> Result<PodRecord, FrameError> {
+fn pod_from_wire(record: &v1::PodRecord) -> Result<PodRecord, FrameError> {
     Ok(PodRecord {
         pod: record.pod_uid.parse::<PodUid>()?,
         qos: qos_from_wire(record.qos_class)?,
@@ -252,8 +253,8 @@ fn qos_from_wire(class: i32) -> Result<QosClass, FrameError> {
 
 #[cfg(test)]
 mod tests {
-    use prost::Message;
     use proptest::prelude::*;
+    use prost::Message;
 
     use super::*;
 
@@ -264,31 +265,33 @@ mod tests {
     fn container(id: u8) -> impl Strategy<Value = ContainerRecord> {
         let series = (histogram(100), histogram(1000), histogram(1000), histogram(1000));
         let limits = (prop::option::of(any::<u64>()), prop::option::of(any::<u64>()), 0..=10_000_u16);
-        (series, limits, any::<[u32; 5]>(), any::<bool>()).prop_map(move |(series, limits, numbers, ended)| {
-            let [usage, periods, throttled, micros, oom] = numbers.map(u64::from);
-            ContainerRecord {
-                key: ContainerKey { id: ContainerId::from_bytes([id; 32]), inode: usage },
-                pod: "d0511cd2-29d2-4215-be0f-f77bc0609d99".parse().unwrap(),
-                qos: QosClass::Burstable,
-                cpu_tick: series.0,
-                cpu_second: series.1,
-                memory_working_set: series.2,
-                memory_total: series.3,
-                cpu: CpuCounters {
-                    usage_micros: usage,
-                    periods,
-                    throttled_periods: throttled,
-                    throttled_micros: micros,
-                },
-                oom_kills: oom,
-                limits: CgroupLimits {
-                    cpu: limits.0.map(MilliCpu),
-                    memory: limits.1.map(Bytes),
-                    cpu_weight: Some(limits.2).filter(|w| *w > 0),
-                },
-                ended,
-            }
-        })
+        (series, limits, any::<[u32; 5]>(), any::<bool>()).prop_map(
+            move |(series, limits, numbers, ended)| {
+                let [usage, periods, throttled, micros, oom] = numbers.map(u64::from);
+                ContainerRecord {
+                    key: ContainerKey { id: ContainerId::from_bytes([id; 32]), inode: usage },
+                    pod: "d0511cd2-29d2-4215-be0f-f77bc0609d99".parse().unwrap(),
+                    qos: QosClass::Burstable,
+                    cpu_tick: series.0,
+                    cpu_second: series.1,
+                    memory_working_set: series.2,
+                    memory_total: series.3,
+                    cpu: CpuCounters {
+                        usage_micros: usage,
+                        periods,
+                        throttled_periods: throttled,
+                        throttled_micros: micros,
+                    },
+                    oom_kills: oom,
+                    limits: CgroupLimits {
+                        cpu: limits.0.map(MilliCpu),
+                        memory: limits.1.map(Bytes),
+                        cpu_weight: Some(limits.2).filter(|w| *w > 0),
+                    },
+                    ended,
+                }
+            },
+        )
     }
 
     fn frame() -> impl Strategy<Value = Frame> {
@@ -342,7 +345,13 @@ mod tests {
 
     #[test]
     fn refusals_name_the_field() {
-        let good = v1::Frame { epoch: 1, sequence: 1, start_unix_micros: 1, end_unix_micros: 2, ..Default::default() };
+        let good = v1::Frame {
+            epoch: 1,
+            sequence: 1,
+            start_unix_micros: 1,
+            end_unix_micros: 2,
+            ..Default::default()
+        };
         assert!(Frame::try_from(good.clone()).is_ok());
         let refused = |frame: v1::Frame| Frame::try_from(frame).unwrap_err().to_string();
         assert_eq!(refused(v1::Frame { sequence: 0, ..good.clone() }), "sequence is 0: expected 1 or more");
@@ -352,6 +361,9 @@ mod tests {
         let pod = v1::PodRecord { pod_uid: "d0511cd2-29d2-4215-be0f-f77bc0609d99".into(), ..pod };
         assert!(refused(v1::Frame { pods: vec![pod], ..good.clone() }).starts_with("qos_class is 9"));
         let short = v1::ContainerRecord { container_id: vec![1; 31], ..Default::default() };
-        assert_eq!(refused(v1::Frame { containers: vec![short], ..good }), "container id has 31 bytes: expected 32");
+        assert_eq!(
+            refused(v1::Frame { containers: vec![short], ..good }),
+            "container id has 31 bytes: expected 32"
+        );
     }
 }
