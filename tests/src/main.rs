@@ -1,0 +1,284 @@
+//! `cargo lab`: the command line of the lab.
+
+use std::{
+    net::TcpListener,
+    os::unix::process::CommandExt,
+    path::PathBuf,
+    process::{Command, ExitCode},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use optipod_tests::{
+    Lab, cache,
+    cache::Cache,
+    command::tail,
+    guest::NodeImage,
+    instance::{self, DEFAULT_NAME, Instance},
+    interrupt,
+    lifecycle::{self, Options},
+    network,
+    node::{Accelerator, Size},
+    prepare::{self, Prepared},
+    product::{self, Program},
+    progress::Progress,
+    registry, tools,
+};
+
+/// The OptiPod lab: a real Kubernetes control plane and real nodes on this machine.
+#[derive(Debug, Parser)]
+#[command(name = "lab", bin_name = "cargo lab", version)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Commands,
+}
+
+#[derive(Debug, Args)]
+struct Global {
+    /// Which lab: several can run side by side.
+    #[arg(long, global = true, default_value = DEFAULT_NAME)]
+    name: String,
+    /// Install missing Debian packages without asking.
+    #[arg(long, global = true)]
+    yes: bool,
+    /// Where everything that is built is kept [default: the user's cache folder].
+    #[arg(long, global = true, env = cache::ENVIRONMENT, value_name = "FOLDER")]
+    cache: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Commands {
+    /// Download and build everything that `up` needs.
+    Prepare,
+    /// Start a control plane and its nodes, and wait until they are ready.
+    Up(Up),
+    /// Stop a lab and remove all that it left.
+    Down,
+    /// Show what runs.
+    Status,
+    /// Run kubectl against the lab.
+    #[command(disable_help_flag = true)]
+    Kubectl(Passed),
+    /// Run helm against the lab.
+    #[command(disable_help_flag = true)]
+    Helm(Passed),
+    /// Print a log; without a name, list the logs.
+    Logs {
+        /// A component such as kube-apiserver, or a node's service such as n1/kubelet.
+        component: Option<String>,
+        /// Print only the last lines.
+        #[arg(long, value_name = "LINES")]
+        tail: Option<usize>,
+    },
+    /// A root shell in a node, or one command in it.
+    Shell {
+        /// Which node.
+        #[arg(default_value = "n1")]
+        node: String,
+        /// What to run there; without it, an interactive shell.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<String>,
+    },
+    /// Build the product's images from this checkout and put them into the lab's registry.
+    Images {
+        /// Only these.
+        #[arg(long, value_delimiter = ',')]
+        only: Vec<Program>,
+    },
+    /// Take every lab of this machine down.
+    Clean {
+        /// Remove the cache folder too: the next start builds everything again.
+        #[arg(long)]
+        everything: bool,
+    },
+    /// The registry process of an instance.
+    #[command(name = "__registry", hide = true)]
+    Registry {
+        #[arg(long)]
+        dir: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Up {
+    /// How many nodes.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=i64::from(network::MAX_NODES)))]
+    nodes: u8,
+    /// No node: etcd, API server, controller manager and scheduler only.
+    #[arg(long, conflicts_with = "nodes")]
+    control_plane_only: bool,
+    /// Memory of a node in MiB.
+    #[arg(long, default_value_t = Size::default().memory_mib, value_parser = clap::value_parser!(u32).range(768..))]
+    memory_mib: u32,
+    /// How nodes run: in hardware where that works, or emulated.
+    #[arg(long, value_enum, default_value_t = Accelerate::Auto)]
+    accelerator: Accelerate,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Accelerate {
+    Auto,
+    Kvm,
+    Tcg,
+}
+
+#[derive(Debug, Args)]
+struct Passed {
+    /// Arguments that are passed on.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    arguments: Vec<String>,
+}
+
+fn main() -> ExitCode {
+    let Cli { global, command } = Cli::parse();
+    match run(&global, command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(global: &Global, command: Commands) -> Result<()> {
+    let instance = || Instance::new(&global.name);
+    let cache = || Cache::open(global.cache.clone());
+    let attach = || Lab::attach(&global.name);
+    match command {
+        Commands::Prepare => prepare(&cache()?, global.yes),
+        Commands::Up(options) => up(&instance()?, &cache()?, &options, global),
+        Commands::Down => lifecycle::down(&instance()?),
+        Commands::Status => status(&instance()?),
+        Commands::Kubectl(Passed { arguments }) => {
+            let lab = attach()?;
+            replace(lab.command(lab.kubectl_program()).args(arguments))
+        }
+        Commands::Helm(Passed { arguments }) => {
+            let lab = attach()?;
+            replace(lab.command(lab.helm_program()).args(arguments))
+        }
+        Commands::Logs { component, tail } => logs(&instance()?, component.as_deref(), tail),
+        Commands::Shell { node, command } if command.is_empty() => attach()?.guest_interactive(&node),
+        Commands::Shell { node, command } => shell(&attach()?, &node, &command.join(" ")),
+        Commands::Images { only } => build_images(&attach()?, &cache()?, &only),
+        Commands::Clean { everything } => clean(everything.then(cache).transpose()?.as_ref()),
+        Commands::Registry { dir } => serve(&dir),
+    }
+}
+
+fn prepare(cache: &Cache, install: bool) -> Result<()> {
+    interrupt::install()?;
+    let mut progress = Progress::new("prepare", prepare::STEPS);
+    let Prepared { tools, image, .. } = prepare::ensure(cache, install, &mut progress)?;
+    for line in tools::inventory(&tools)? {
+        println!("  {line}");
+    }
+    let NodeImage { packages, .. } = &image;
+    let wanted =
+        ["containerd ", "runc ", "systemd ", "nftables ", "containernetworking-plugins ", "linux-image-"];
+    let shown = packages.lines().filter(|line| wanted.iter().any(|name| line.starts_with(name)));
+    shown.for_each(|line| println!("  {line} (node)"));
+    progress.result(&format!("everything is in {}", cache.root().display()));
+    Ok(())
+}
+
+fn up(instance: &Instance, cache: &Cache, options: &Up, global: &Global) -> Result<()> {
+    let Up { nodes, control_plane_only, memory_mib, accelerator } = *options;
+    let accelerator = match accelerator {
+        Accelerate::Auto => None,
+        Accelerate::Kvm => Some(Accelerator::Kvm),
+        Accelerate::Tcg => Some(Accelerator::Tcg),
+    };
+    let nodes = if control_plane_only { 0 } else { nodes };
+    let size = Size { memory_mib, ..Size::default() };
+    lifecycle::up(instance, cache, &Options { nodes, size, accelerator, install: global.yes })?;
+    let name = if global.name == DEFAULT_NAME { String::new() } else { format!(" --name {}", global.name) };
+    println!("look around: cargo lab{name} kubectl get nodes,pods -A; stop it: cargo lab{name} down");
+    Ok(())
+}
+
+/// Becomes that command: its exit status, signals and terminal are the person's.
+fn replace(command: &mut Command) -> Result<()> {
+    Err(command.exec()).context("cannot start the program")
+}
+
+fn status(instance: &Instance) -> Result<()> {
+    let others: Vec<String> = instance::names().into_iter().filter(|name| name != instance.name()).collect();
+    if !others.is_empty() {
+        println!("other labs: {}", others.join(", "));
+    }
+    let Some(state) = instance.state()? else { bail!("lab {:?} is not up", instance.name()) };
+    println!("lab {}: {} node(s), {}", instance.name(), state.nodes, instance.folder().display());
+    for (component, process) in instance.components() {
+        let process = process.map_or("dead".to_owned(), |process| format!("pid {}", process.id));
+        println!("  {component:<26} {process}");
+    }
+    let lab = Lab::attach(instance.name())?;
+    println!(
+        "kubeconfig {} (inside `ip netns exec {}`)",
+        lab.kubeconfig().display(),
+        instance.namespace().name()
+    );
+    print!("{}", lab.kubectl(&["get", "nodes", "-o", "wide"])?);
+    Ok(())
+}
+
+fn logs(instance: &Instance, component: Option<&str>, lines: Option<usize>) -> Result<()> {
+    let lab = Lab::attach(instance.name());
+    match (component, lab) {
+        (None, lab) => lab?.log_names().iter().for_each(|name| println!("{name}")),
+        (Some(component), Ok(lab)) => {
+            let text = lab.log(component)?;
+            let skip = lines.map_or(0, |lines| text.lines().count().saturating_sub(lines));
+            text.lines().skip(skip).for_each(|line| println!("{line}"));
+        }
+        // A lab that has lost a part still has its logs.
+        (Some(component), Err(_)) if instance.log(component).exists() => {
+            println!("{}", tail(&instance.log(component), lines.unwrap_or(usize::MAX)));
+        }
+        (Some(_), Err(error)) => return Err(error),
+    }
+    Ok(())
+}
+
+fn shell(lab: &Lab, node: &str, command: &str) -> Result<()> {
+    let done = lab.guest_run(node, command)?;
+    print!("{}", done.output);
+    if done.status != 0 {
+        bail!("ended with status {}", done.status);
+    }
+    Ok(())
+}
+
+fn build_images(lab: &Lab, cache: &Cache, only: &[Program]) -> Result<()> {
+    interrupt::install()?;
+    let progress = Progress::new("images", 1);
+    let programs = if only.is_empty() { Program::ALL.as_slice() } else { only };
+    for reference in product::build_images(cache, &lab.registry(), programs, &progress)? {
+        progress.result(&reference.image());
+    }
+    Ok(())
+}
+
+fn clean(cache: Option<&Cache>) -> Result<()> {
+    for name in instance::names() {
+        lifecycle::down(&Instance::new(&name)?)?;
+    }
+    if let Some(cache) = cache {
+        println!("removing {}", cache.root().display());
+        cache::remove(cache.root())?;
+    }
+    Ok(())
+}
+
+fn serve(dir: &std::path::Path) -> Result<()> {
+    // The bridge has its address before this starts; a moment of patience costs nothing.
+    let address = (network::HOST, network::REGISTRY_PORT);
+    let listener = (0..20).find_map(|_| {
+        TcpListener::bind(address).inspect_err(|_| std::thread::sleep(Duration::from_millis(100))).ok()
+    });
+    registry::serve(&listener.context("cannot listen on the registry's address")?, dir)
+}
