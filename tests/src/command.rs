@@ -109,7 +109,11 @@ pub fn run_logged(command: &mut Command, log: &Path, mut alive: impl FnMut(Durat
 /// The last `lines` of a text file, empty when it cannot be read.
 pub fn tail(path: &Path, lines: usize) -> String {
     let bytes = fs::read(path).unwrap_or_default();
-    let text = String::from_utf8_lossy(&bytes);
+    last(&String::from_utf8_lossy(&bytes), lines)
+}
+
+/// The last `lines` lines of a text.
+pub fn last(text: &str, lines: usize) -> String {
     let all: Vec<&str> = text.lines().collect();
     let skip = all.len().saturating_sub(lines);
     all.into_iter().skip(skip).collect::<Vec<_>>().join("\n")

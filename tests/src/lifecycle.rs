@@ -141,10 +141,8 @@ fn start(
         wait(instance, NODE_WAIT, name, || {
             ask(instance, &state, &get).is_some_and(|answer| answer == "True")
         })?;
-        progress.result(&format!(
-            "node {name} Ready, {:.1} s after the start of the control plane and",
-            begin.elapsed().as_secs_f64()
-        ));
+        let since = begin.elapsed().as_secs_f64();
+        progress.result(&format!("node {name} Ready ({since:.1} s after its start)"));
     }
     if guests.is_empty() {
         progress.result("control plane ready");

@@ -1,6 +1,7 @@
 //! `cargo lab`: the command line of the lab.
 
 use std::{
+    io::{self, Write},
     net::TcpListener,
     os::unix::process::CommandExt,
     path::PathBuf,
@@ -13,7 +14,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use optipod_tests::{
     Lab, cache,
     cache::Cache,
-    command::tail,
+    command::{last, tail},
     guest::NodeImage,
     instance::{self, DEFAULT_NAME, Instance},
     interrupt,
@@ -135,7 +136,7 @@ struct Passed {
 fn main() -> ExitCode {
     let Cli { global, command } = Cli::parse();
     match run(&global, command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
@@ -143,7 +144,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(global: &Global, command: Commands) -> Result<()> {
+fn run(global: &Global, command: Commands) -> Result<ExitCode> {
     let instance = || Instance::new(&global.name);
     let cache = || Cache::open(global.cache.clone());
     let attach = || Lab::attach(&global.name);
@@ -162,11 +163,12 @@ fn run(global: &Global, command: Commands) -> Result<()> {
         }
         Commands::Logs { component, tail } => logs(&instance()?, component.as_deref(), tail),
         Commands::Shell { node, command } if command.is_empty() => attach()?.guest_interactive(&node),
-        Commands::Shell { node, command } => shell(&attach()?, &node, &command.join(" ")),
+        Commands::Shell { node, command } => return shell(&attach()?, &node, &command.join(" ")),
         Commands::Images { only } => build_images(&attach()?, &cache()?, &only),
         Commands::Clean { everything } => clean(everything.then(cache).transpose()?.as_ref()),
         Commands::Registry { dir } => serve(&dir),
-    }
+    }?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn prepare(cache: &Cache, install: bool) -> Result<()> {
@@ -208,49 +210,50 @@ fn replace(command: &mut Command) -> Result<()> {
 fn status(instance: &Instance) -> Result<()> {
     let others: Vec<String> = instance::names().into_iter().filter(|name| name != instance.name()).collect();
     if !others.is_empty() {
-        println!("other labs: {}", others.join(", "));
+        emit(&format!("other labs: {}\n", others.join(", ")))?;
     }
     let Some(state) = instance.state()? else { bail!("lab {:?} is not up", instance.name()) };
-    println!("lab {}: {} node(s), {}", instance.name(), state.nodes, instance.folder().display());
+    emit(&format!("lab {}: {} node(s), {}\n", instance.name(), state.nodes, instance.folder().display()))?;
     for (component, process) in instance.components() {
         let process = process.map_or("dead".to_owned(), |process| format!("pid {}", process.id));
-        println!("  {component:<26} {process}");
+        emit(&format!("  {component:<26} {process}\n"))?;
     }
     let lab = Lab::attach(instance.name())?;
-    println!(
-        "kubeconfig {} (inside `ip netns exec {}`)",
-        lab.kubeconfig().display(),
-        instance.namespace().name()
-    );
-    print!("{}", lab.kubectl(&["get", "nodes", "-o", "wide"])?);
-    Ok(())
+    let (kubeconfig, namespace) = (lab.kubeconfig(), instance.namespace());
+    emit(&format!("kubeconfig {} (inside `ip netns exec {}`)\n", kubeconfig.display(), namespace.name()))?;
+    emit(&lab.kubectl(&["get", "nodes", "-o", "wide"])?)
+}
+
+/// Writes to standard output; a reader that has seen enough (`| head`) is no error.
+fn emit(text: &str) -> Result<()> {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(error).context("cannot write to standard output")
+        }
+        _ => Ok(()),
+    }
 }
 
 fn logs(instance: &Instance, component: Option<&str>, lines: Option<usize>) -> Result<()> {
     let lab = Lab::attach(instance.name());
-    match (component, lab) {
-        (None, lab) => lab?.log_names().iter().for_each(|name| println!("{name}")),
-        (Some(component), Ok(lab)) => {
-            let text = lab.log(component)?;
-            let skip = lines.map_or(0, |lines| text.lines().count().saturating_sub(lines));
-            text.lines().skip(skip).for_each(|line| println!("{line}"));
-        }
+    let lines = lines.unwrap_or(usize::MAX);
+    let text = match (component, lab) {
+        (None, lab) => lab?.log_names().join("\n"),
+        (Some(component), Ok(lab)) => last(&lab.log(component)?, lines),
         // A lab that has lost a part still has its logs.
         (Some(component), Err(_)) if instance.log(component).exists() => {
-            println!("{}", tail(&instance.log(component), lines.unwrap_or(usize::MAX)));
+            tail(&instance.log(component), lines)
         }
         (Some(_), Err(error)) => return Err(error),
-    }
-    Ok(())
+    };
+    emit(&format!("{text}\n"))
 }
 
-fn shell(lab: &Lab, node: &str, command: &str) -> Result<()> {
+/// Prints what the command printed and ends with its status.
+fn shell(lab: &Lab, node: &str, command: &str) -> Result<ExitCode> {
     let done = lab.guest_run(node, command)?;
-    print!("{}", done.output);
-    if done.status != 0 {
-        bail!("ended with status {}", done.status);
-    }
-    Ok(())
+    emit(&done.output)?;
+    Ok(ExitCode::from(done.status))
 }
 
 fn build_images(lab: &Lab, cache: &Cache, only: &[Program]) -> Result<()> {

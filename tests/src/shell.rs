@@ -1,7 +1,7 @@
 //! A root shell in a guest, over its debug port; reachable only inside the instance's namespace.
 
 use std::{
-    io::{self, Read, Write},
+    io::{self, IsTerminal, Read, Write},
     net::{Shutdown, SocketAddr, TcpStream},
     thread,
     time::Duration,
@@ -55,12 +55,14 @@ pub fn output(namespace: &Namespace, index: u8, shell_command: &str) -> Result<S
 /// Joins standard input and output to a shell in the guest, without a terminal of its own.
 pub fn interactive(namespace: &Namespace, index: u8) -> Result<()> {
     let mut stream = connect(namespace, index)?;
-    stream.write_all(b"exec sh -i 2>&1\n").context("cannot write to the guest's shell")?;
+    // A terminal gets prompts. A pipe gets the plain shell: the first one has read ahead what a second one would miss.
+    let start: &[u8] = if io::stdin().is_terminal() { b"exec sh -i 2>&1\n" } else { b"exec 2>&1\n" };
+    stream.write_all(start).context("cannot write to the guest's shell")?;
     let mut writer = stream.try_clone().context("cannot duplicate a connection")?;
     thread::spawn(move || {
         // Either side may end the session: there is nobody to tell.
         drop(io::copy(&mut io::stdin().lock(), &mut writer));
-        drop(writer.write_all(b"exit\n"));
+        drop(writer.write_all(b"\nexit\n"));
         drop(writer.shutdown(Shutdown::Write));
     });
     let mut buffer = [0; 4096];
