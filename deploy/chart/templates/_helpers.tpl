@@ -71,8 +71,3 @@ prometheus.io/path: /metrics
 - --insecure-plaintext
 - --frame-interval={{ .Values.telemetry.frameInterval }}
 {{- end }}
-
-{{- define "optipod.logArgs" -}}
-- --log-format={{ .Values.log.format }}
-- --log-level={{ .Values.log.level }}
-{{- end }}
