@@ -1,0 +1,135 @@
+//! Nodes, namespaces and autoscalers.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use k8s_openapi::api::autoscaling::v2::{HorizontalPodAutoscaler, MetricSpec};
+use k8s_openapi::api::core::v1::{Namespace, Node};
+use optipod_common::ident::WorkloadRef;
+use optipod_common::resources::{NodeFacts, Resource};
+
+use super::{Delta, Index, Listed};
+
+/// Autoscalers by what they scale, then by name.
+#[derive(Debug, Default)]
+pub struct Scalers {
+    by_target: HashMap<WorkloadRef, BTreeMap<String, BTreeSet<Resource>>>,
+    targets: BTreeMap<(String, String), WorkloadRef>,
+}
+
+impl Scalers {
+    pub fn resources(&self, workload: &WorkloadRef) -> Vec<Resource> {
+        let found: BTreeSet<Resource> =
+            self.by_target.get(workload).into_iter().flat_map(|s| s.values().flatten()).copied().collect();
+        found.into_iter().collect()
+    }
+
+    fn put(&mut self, hpa: HorizontalPodAutoscaler) {
+        let key = key_of(&hpa);
+        self.remove(&key);
+        let spec = hpa.spec;
+        let target = WorkloadRef {
+            kind: spec.scale_target_ref.kind,
+            namespace: key.0.clone(),
+            name: spec.scale_target_ref.name,
+        };
+        let followed = match spec.metrics {
+            // the API server's default: 80 % CPU utilisation
+            None => BTreeSet::from([Resource::Cpu]),
+            Some(metrics) if metrics.is_empty() => BTreeSet::from([Resource::Cpu]),
+            Some(metrics) => metrics.iter().filter_map(utilisation_of).collect(),
+        };
+        self.by_target.entry(target.clone()).or_default().insert(key.1.clone(), followed);
+        self.targets.insert(key, target);
+    }
+
+    fn remove(&mut self, key: &(String, String)) {
+        let Some(target) = self.targets.remove(key) else { return };
+        if let Some(scalers) = self.by_target.get_mut(&target) {
+            scalers.remove(&key.1);
+            if scalers.is_empty() {
+                self.by_target.remove(&target);
+            }
+        }
+    }
+}
+
+/// The resource whose share of the request a metric follows; absolute values do not depend on requests.
+fn utilisation_of(metric: &MetricSpec) -> Option<Resource> {
+    let resource = metric.resource.as_ref().map(|r| (&r.name, &r.target));
+    let of_container = metric.container_resource.as_ref().map(|r| (&r.name, &r.target));
+    let (name, target) = resource.or(of_container)?;
+    match name.as_str() {
+        _ if target.type_ != "Utilization" => None,
+        "cpu" => Some(Resource::Cpu),
+        "memory" => Some(Resource::Memory),
+        _ => None,
+    }
+}
+
+fn key_of(hpa: &HorizontalPodAutoscaler) -> (String, String) {
+    (hpa.metadata.namespace.clone().unwrap_or_default(), hpa.metadata.name.clone().unwrap_or_default())
+}
+
+fn node_facts(node: Node) -> NodeFacts {
+    let conditions = node.status.and_then(|s| s.conditions).unwrap_or_default();
+    let is_true = |kind: &str| conditions.iter().any(|c| c.type_ == kind && c.status == "True");
+    NodeFacts {
+        name: node.metadata.name.unwrap_or_default(),
+        ready: is_true("Ready"),
+        cordoned: node.spec.and_then(|s| s.unschedulable).unwrap_or(false),
+        memory_pressure: is_true("MemoryPressure"),
+    }
+}
+
+fn labels_of(namespace: Namespace) -> (String, BTreeMap<String, String>) {
+    let meta = namespace.metadata;
+    (meta.name.unwrap_or_default(), meta.labels.unwrap_or_default())
+}
+
+impl Index {
+    pub(super) fn apply_nodes(&mut self, delta: Delta<Node>) {
+        match delta {
+            Delta::Apply(node) => {
+                let facts = node_facts(*node);
+                self.nodes.insert(facts.name.clone(), facts);
+            }
+            Delta::Delete(node) => {
+                self.nodes.remove(&node.metadata.name.unwrap_or_default());
+            }
+            Delta::Replace(nodes) => {
+                self.nodes = nodes.into_iter().map(node_facts).map(|f| (f.name.clone(), f)).collect();
+                self.listed.insert(Listed::Nodes);
+            }
+        }
+    }
+
+    pub(super) fn apply_namespaces(&mut self, delta: Delta<Namespace>) {
+        match delta {
+            Delta::Apply(namespace) => {
+                let (name, labels) = labels_of(*namespace);
+                self.namespaces.insert(name, labels);
+            }
+            Delta::Delete(namespace) => {
+                self.namespaces.remove(&namespace.metadata.name.unwrap_or_default());
+            }
+            Delta::Replace(namespaces) => {
+                self.namespaces = namespaces.into_iter().map(labels_of).collect();
+                self.listed.insert(Listed::Namespaces);
+            }
+        }
+    }
+
+    pub(super) fn apply_hpas(&mut self, delta: Delta<HorizontalPodAutoscaler>) {
+        match delta {
+            Delta::Apply(hpa) => self.scalers.put(*hpa),
+            Delta::Delete(hpa) => self.scalers.remove(&key_of(&hpa)),
+            Delta::Replace(hpas) => {
+                self.scalers = Scalers::default();
+                for hpa in hpas {
+                    self.scalers.put(hpa);
+                }
+                self.listed.insert(Listed::Hpas);
+            }
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! The cluster as decisions need it: who owns which pod, what it has, which policy it follows.
+//!
+//! In: [`Change`]s, from watches. Out: answers to questions; no client, no clock, no I/O. Objects are reduced to facts
+//! when they arrive, and the objects are dropped. The index is a function of the objects that exist, whatever the order
+//! in which they came (a property test holds that), except for tombstones: containers that went away stay known for
+//! [`TOMBSTONE_AGE`], so that the last usage of a dead container still finds its workload.
+//!
+//! Work per event is O(changed): a pod touches its own entries, a ReplicaSet or Job its own pods. [`Index::select`] is
+//! O(workloads x policies) and belongs to an evaluation, not to an event.
+
+mod cluster;
+mod containers;
+mod owners;
+mod pods;
+mod policies;
+mod select;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
+use std::sync::Arc;
+
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use kube::core::DeserializeGuard;
+use optipod_common::ident::{ContainerId, WorkloadContainer, WorkloadRef};
+use optipod_common::resources::{NodeFacts, PodFacts, Resource};
+use optipod_common::time::Timestamp;
+
+use crate::api::OptimizationPolicy;
+use cluster::Scalers;
+use containers::Containers;
+use owners::{OwnerKind, Owners};
+use pods::PodRecord;
+
+pub use containers::{MAX_TOMBSTONES, TOMBSTONE_AGE};
+pub use pods::resources_of;
+pub use policies::PolicyEntry;
+pub use select::{SelectedWorkload, Selection};
+
+/// Name of a pod.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PodKey {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+/// Name of a policy.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PolicyKey {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+impl fmt::Display for PodKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+impl fmt::Display for PolicyKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// What happened to objects of one kind.
+#[derive(Clone, Debug)]
+pub enum Delta<K> {
+    /// It was created or changed.
+    Apply(Box<K>),
+    /// It was deleted.
+    Delete(Box<K>),
+    /// These are all there are, after a list.
+    Replace(Vec<K>),
+}
+
+/// What happened in the cluster.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// To pods.
+    Pods(Delta<Pod>),
+    /// To ReplicaSets.
+    ReplicaSets(Delta<ReplicaSet>),
+    /// To Deployments.
+    Deployments(Delta<Deployment>),
+    /// To StatefulSets.
+    StatefulSets(Delta<StatefulSet>),
+    /// To DaemonSets.
+    DaemonSets(Delta<DaemonSet>),
+    /// To Jobs.
+    Jobs(Delta<Job>),
+    /// To nodes.
+    Nodes(Delta<Node>),
+    /// To namespaces.
+    Namespaces(Delta<Namespace>),
+    /// To policies, readable or not.
+    Policies(Delta<DeserializeGuard<OptimizationPolicy>>),
+    /// To HorizontalPodAutoscalers.
+    Hpas(Delta<HorizontalPodAutoscaler>),
+}
+
+/// Kinds that must have been listed before the index is complete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Listed {
+    Pods,
+    Owners(OwnerKind),
+    Nodes,
+    Namespaces,
+    Policies,
+    Hpas,
+}
+
+const ALL_LISTED: usize = 10;
+
+/// The cluster as decisions need it.
+#[derive(Debug)]
+pub struct Index {
+    scope: policies::Scope,
+    field_manager: &'static str,
+    pods: HashMap<PodKey, PodRecord>,
+    /// Pods without those that have finished, by workload.
+    workloads: BTreeMap<Arc<WorkloadRef>, BTreeSet<PodKey>>,
+    /// Pods whose workload is named by their controller's own owner.
+    by_controller: HashMap<String, BTreeSet<PodKey>>,
+    containers: Containers,
+    owners: Owners,
+    nodes: HashMap<String, NodeFacts>,
+    namespaces: HashMap<String, BTreeMap<String, String>>,
+    policies: BTreeMap<PolicyKey, PolicyEntry>,
+    scalers: Scalers,
+    listed: BTreeSet<Listed>,
+}
+
+impl Index {
+    /// An empty index. `own_namespace` and `cluster_policy_namespaces` are where policies may reach into other
+    /// namespaces; `field_manager` is how our own resizes are told from those of others.
+    pub fn new(
+        own_namespace: String,
+        cluster_policy_namespaces: Vec<String>,
+        field_manager: &'static str,
+    ) -> Self {
+        Self {
+            scope: policies::Scope::new(own_namespace, cluster_policy_namespaces),
+            field_manager,
+            pods: HashMap::new(),
+            workloads: BTreeMap::new(),
+            by_controller: HashMap::new(),
+            containers: Containers::default(),
+            owners: Owners::default(),
+            nodes: HashMap::new(),
+            namespaces: HashMap::new(),
+            policies: BTreeMap::new(),
+            scalers: Scalers::default(),
+            listed: BTreeSet::new(),
+        }
+    }
+
+    /// Takes in a change. Returns the containers whose workload is known from now on, so that usage that came before
+    /// may be joined.
+    pub fn apply(&mut self, change: Change, now: Timestamp) -> Vec<ContainerId> {
+        self.containers.expire(now);
+        match change {
+            Change::Pods(delta) => return self.apply_pods(delta, now),
+            Change::ReplicaSets(delta) => return self.apply_owners(delta, now),
+            Change::Deployments(delta) => return self.apply_owners(delta, now),
+            Change::StatefulSets(delta) => return self.apply_owners(delta, now),
+            Change::DaemonSets(delta) => return self.apply_owners(delta, now),
+            Change::Jobs(delta) => return self.apply_owners(delta, now),
+            Change::Nodes(delta) => self.apply_nodes(delta),
+            Change::Namespaces(delta) => self.apply_namespaces(delta),
+            Change::Policies(delta) => self.apply_policies(delta),
+            Change::Hpas(delta) => self.apply_hpas(delta),
+        }
+        Vec::new()
+    }
+
+    /// Every kind was listed once: what is not here does not exist.
+    pub fn synced(&self) -> bool {
+        self.listed.len() == ALL_LISTED
+    }
+
+    /// Workload and name of a container, also for a while after it went away. `None` when it was never seen, or when the
+    /// controller of its pod was not seen yet.
+    pub fn container(&self, id: &ContainerId) -> Option<WorkloadContainer> {
+        let live = self.containers.live(id).and_then(|live| {
+            let workload = self.pods.get(&live.pod)?.workload.as_deref()?.clone();
+            Some(WorkloadContainer { workload, container: live.name.clone() })
+        });
+        live.or_else(|| self.containers.gone(id).cloned())
+    }
+
+    /// The pod that a container is in, while it exists.
+    pub fn pod_of(&self, id: &ContainerId) -> Option<&PodKey> {
+        self.containers.live(id).map(|live| &live.pod)
+    }
+
+    /// Ids and names of a pod's containers, the previous life of a restarted one included.
+    pub fn container_ids<'a>(
+        &'a self,
+        pod: &PodKey,
+    ) -> impl Iterator<Item = (&'a ContainerId, &'a str)> + use<'a> {
+        self.pods.get(pod).into_iter().flat_map(|p| p.ids.iter().map(|(id, name)| (id, name.as_str())))
+    }
+
+    /// Everything that a decision needs to know about a pod.
+    pub fn facts(&self, key: &PodKey) -> Option<PodFacts> {
+        let record = self.pods.get(key)?;
+        let mut facts = record.facts.clone();
+        facts.node = record.node.as_ref().and_then(|name| self.nodes.get(name)).cloned();
+        for container in &mut facts.containers {
+            container.declared = self.declared(record, &container.name, container.desired);
+        }
+        Some(facts)
+    }
+
+    /// The workload that a pod belongs to. `None` while its controller was not seen.
+    pub fn workload_of(&self, key: &PodKey) -> Option<&WorkloadRef> {
+        self.pods.get(key)?.workload.as_deref()
+    }
+
+    /// Name of the node that a pod is bound to.
+    pub fn node_of(&self, key: &PodKey) -> Option<&str> {
+        self.pods.get(key)?.node.as_deref()
+    }
+
+    /// Pods of a workload, without finished ones.
+    pub fn pods_of(&self, workload: &WorkloadRef) -> impl Iterator<Item = &PodKey> {
+        self.workloads.get(workload).into_iter().flatten()
+    }
+
+    /// How many pods there are, finished ones included.
+    pub fn pod_count(&self) -> usize {
+        self.pods.len()
+    }
+
+    /// How many workloads have pods.
+    pub fn workload_count(&self) -> usize {
+        self.workloads.len()
+    }
+
+    /// All policies, readable or not, by name.
+    pub fn policies(&self) -> impl Iterator<Item = &PolicyEntry> {
+        self.policies.values()
+    }
+
+    /// One policy.
+    pub fn policy(&self, key: &PolicyKey) -> Option<&PolicyEntry> {
+        self.policies.get(key)
+    }
+
+    /// Resources of a workload whose utilisation a HorizontalPodAutoscaler follows.
+    pub fn hpa_resources(&self, workload: &WorkloadRef) -> Vec<Resource> {
+        self.scalers.resources(workload)
+    }
+}

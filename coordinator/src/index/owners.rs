@@ -1,0 +1,266 @@
+//! Controllers of pods: who is at the top, what its labels are, what the pod template declares.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::PodTemplateSpec;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use optipod_common::ident::{ContainerId, WorkloadRef};
+use optipod_common::resources::Resources;
+use optipod_common::time::Timestamp;
+
+use super::pods::{PodRecord, resources_of};
+use super::{Delta, Index, Listed};
+
+/// Kinds of controllers that are watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum OwnerKind {
+    ReplicaSet,
+    Deployment,
+    StatefulSet,
+    DaemonSet,
+    Job,
+}
+
+impl OwnerKind {
+    fn of(api_version: &str, kind: &str) -> Option<Self> {
+        match (api_version, kind) {
+            ("apps/v1", "ReplicaSet") => Some(Self::ReplicaSet),
+            ("apps/v1", "Deployment") => Some(Self::Deployment),
+            ("apps/v1", "StatefulSet") => Some(Self::StatefulSet),
+            ("apps/v1", "DaemonSet") => Some(Self::DaemonSet),
+            ("batch/v1", "Job") => Some(Self::Job),
+            _ => None,
+        }
+    }
+
+    /// Its own controller, if it has one, is the workload: ReplicaSet > Deployment or Rollout, Job > CronJob. Other
+    /// controllers are workloads themselves, also when a custom resource owns them: what two StatefulSets of one
+    /// database use must not be mixed.
+    const fn is_intermediate(self) -> bool {
+        matches!(self, Self::ReplicaSet | Self::Job)
+    }
+}
+
+/// A controller reference.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// When it is a kind that is watched.
+    pub watched: Option<OwnerKind>,
+    pub kind: String,
+    pub name: String,
+    pub uid: String,
+}
+
+impl Link {
+    /// The controller of an object. A node is none: it "owns" static pods.
+    pub fn of(meta: &ObjectMeta) -> Option<Self> {
+        let owner = meta.owner_references.iter().flatten().find(|o| o.controller == Some(true))?;
+        (owner.kind != "Node" || owner.api_version != "v1").then(|| Self {
+            watched: OwnerKind::of(&owner.api_version, &owner.kind),
+            kind: owner.kind.clone(),
+            name: owner.name.clone(),
+            uid: owner.uid.clone(),
+        })
+    }
+
+    fn is_intermediate(&self) -> bool {
+        self.watched.is_some_and(OwnerKind::is_intermediate)
+    }
+}
+
+/// What is kept of a controller.
+#[derive(Debug)]
+pub struct Owner {
+    controller: Option<Link>,
+    labels: BTreeMap<String, String>,
+    /// Resources of the pod template by container; empty where they are not asked for.
+    template: BTreeMap<String, Resources>,
+}
+
+impl Owner {
+    fn new(meta: &ObjectMeta, template: Option<&PodTemplateSpec>) -> Self {
+        let spec = template.and_then(|t| t.spec.as_ref());
+        let containers =
+            spec.into_iter().flat_map(|s| s.containers.iter().chain(s.init_containers.iter().flatten()));
+        Self {
+            controller: Link::of(meta),
+            labels: meta.labels.clone().unwrap_or_default(),
+            template: containers
+                .map(|c| (c.name.clone(), declared_of(resources_of(c.resources.as_ref()))))
+                .collect(),
+        }
+    }
+}
+
+/// What a template declares. A limit without a request declares the request too: the API server copies it into every
+/// pod (`SetDefaults_Pod`), whereas templates keep the gap. What a LimitRange adds to pods is not declared: the owner
+/// did not ask for it, so relative bounds and ratios have nothing to hold on to there, and where the owner states
+/// nothing else, recommendations are bounded by absolute bounds only.
+fn declared_of(template: Resources) -> Resources {
+    Resources { requests: template.limits.overlaid(template.requests), limits: template.limits }
+}
+
+/// A kind of controller that is watched.
+pub trait Controller {
+    const KIND: OwnerKind;
+    fn meta(&self) -> &ObjectMeta;
+    fn template(&self) -> Option<&PodTemplateSpec>;
+}
+
+macro_rules! controllers {
+    ($($kind:ident: |$object:ident| $template:expr;)*) => {
+        $(impl Controller for $kind {
+            const KIND: OwnerKind = OwnerKind::$kind;
+            fn meta(&self) -> &ObjectMeta {
+                kube::Resource::meta(self)
+            }
+            fn template(&self) -> Option<&PodTemplateSpec> {
+                let $object = self;
+                $template
+            }
+        })*
+    };
+}
+controllers! {
+    ReplicaSet: |o| o.spec.as_ref()?.template.as_ref();
+    // the ReplicaSet's template is the one that its pods came from
+    Deployment: |_o| None;
+    StatefulSet: |o| o.spec.as_ref().map(|s| &s.template);
+    DaemonSet: |o| o.spec.as_ref().map(|s| &s.template);
+    Job: |o| o.spec.as_ref().map(|s| &s.template);
+}
+
+/// Controllers by uid.
+#[derive(Debug, Default)]
+pub struct Owners(HashMap<OwnerKind, HashMap<String, Owner>>);
+
+impl Owners {
+    fn get(&self, link: &Link) -> Option<&Owner> {
+        self.0.get(&link.watched?)?.get(&link.uid)
+    }
+
+    /// The workload of a pod; `None` while an object between them was not seen.
+    pub fn workload(&self, namespace: &str, pod: &str, controller: Option<&Link>) -> Option<WorkloadRef> {
+        let named = |kind: &str, name: &str| {
+            let (kind, namespace, name) = (kind.to_owned(), namespace.to_owned(), name.to_owned());
+            WorkloadRef { kind, namespace, name }
+        };
+        match controller {
+            None => Some(named("Pod", pod)),
+            Some(link) if link.is_intermediate() => {
+                let top = self.get(link)?.controller.as_ref().unwrap_or(link);
+                Some(named(&top.kind, &top.name))
+            }
+            Some(link) => Some(named(&link.kind, &link.name)),
+        }
+    }
+
+    /// Labels that a workload selector looks at: of the highest controller that is watched, else of the pod. `None`
+    /// while that controller was not seen.
+    pub fn labels<'a>(&'a self, pod: &'a PodRecord) -> Option<&'a BTreeMap<String, String>> {
+        let Some(link) = pod.controller.as_ref().filter(|l| l.watched.is_some()) else {
+            return Some(&pod.labels);
+        };
+        let direct = self.get(link)?;
+        match direct.controller.as_ref().filter(|top| link.is_intermediate() && top.watched.is_some()) {
+            Some(top) => self.get(top).map(|o| &o.labels),
+            None => Some(&direct.labels),
+        }
+    }
+}
+
+impl Index {
+    pub(super) fn apply_owners<K: Controller>(
+        &mut self,
+        delta: Delta<K>,
+        now: Timestamp,
+    ) -> Vec<ContainerId> {
+        match delta {
+            Delta::Apply(object) => self.put_owner(&*object, now),
+            Delta::Delete(object) => {
+                let uid = object.meta().uid.as_deref().unwrap_or_default();
+                self.remove_owner(K::KIND, uid, now);
+                Vec::new()
+            }
+            Delta::Replace(objects) => {
+                let kept: BTreeSet<&str> = objects.iter().filter_map(|o| o.meta().uid.as_deref()).collect();
+                let known = self.owners.0.entry(K::KIND).or_default();
+                let lost: Vec<String> =
+                    known.keys().filter(|uid| !kept.contains(uid.as_str())).cloned().collect();
+                for uid in lost {
+                    self.remove_owner(K::KIND, &uid, now);
+                }
+                self.listed.insert(Listed::Owners(K::KIND));
+                objects.iter().flat_map(|object| self.put_owner(object, now)).collect()
+            }
+        }
+    }
+
+    fn put_owner<K: Controller>(&mut self, object: &K, now: Timestamp) -> Vec<ContainerId> {
+        let Some(uid) = object.meta().uid.clone() else { return Vec::new() };
+        let owner = Owner::new(object.meta(), object.template());
+        let old = self.owners.0.entry(K::KIND).or_default().insert(uid.clone(), owner);
+        let same = old.is_some_and(|old| {
+            self.owners.0.get(&K::KIND).and_then(|o| o.get(&uid)).map(|o| &o.controller)
+                == Some(&old.controller)
+        });
+        if same || !K::KIND.is_intermediate() { Vec::new() } else { self.resolve_pods_of(&uid, now) }
+    }
+
+    fn remove_owner(&mut self, kind: OwnerKind, uid: &str, now: Timestamp) {
+        if self.owners.0.get_mut(&kind).and_then(|o| o.remove(uid)).is_some() && kind.is_intermediate() {
+            self.resolve_pods_of(uid, now);
+        }
+    }
+
+    /// The pods of a controller whose own owner became known, changed, or is known no more.
+    fn resolve_pods_of(&mut self, uid: &str, now: Timestamp) -> Vec<ContainerId> {
+        let keys: Vec<_> = self.by_controller.get(uid).into_iter().flatten().cloned().collect();
+        keys.iter().flat_map(|key| self.resolve(key, now)).collect()
+    }
+
+    /// Finds the workload of a pod anew.
+    pub(super) fn resolve(&mut self, key: &super::PodKey, now: Timestamp) -> Vec<ContainerId> {
+        let Some(record) = self.pods.get_mut(key) else { return Vec::new() };
+        let found = self.owners.workload(&key.namespace, &key.name, record.controller.as_ref());
+        let old = record.workload.take();
+        if let Some(old) = &old {
+            if let Some(pods) = self.workloads.get_mut(old) {
+                pods.remove(key);
+                if pods.is_empty() {
+                    self.workloads.remove(old);
+                }
+            }
+            if found.is_none() {
+                for (id, name) in &record.ids {
+                    self.containers.bury(*id, super::pods::container_of(old, name), now);
+                }
+            }
+        }
+        let Some(found) = found else { return Vec::new() };
+        let found = match self.workloads.get_key_value(&found) {
+            Some((shared, _)) => Arc::clone(shared),
+            None => Arc::new(found),
+        };
+        if !record.finished {
+            self.workloads.entry(Arc::clone(&found)).or_default().insert(key.clone());
+        }
+        record.workload = Some(found);
+        if old.is_none() { record.ids.iter().map(|(id, _)| *id).collect() } else { Vec::new() }
+    }
+
+    /// What the owner declares for a container. Without a template to look at (pods without owner, owners of kinds that
+    /// are not watched) it is what the pod has, until we resize it.
+    pub(super) fn declared(&self, pod: &PodRecord, container: &str, desired: Resources) -> Resources {
+        match pod.controller.as_ref().filter(|link| link.watched.is_some()) {
+            Some(link) => {
+                self.owners.get(link).and_then(|o| o.template.get(container)).copied().unwrap_or_default()
+            }
+            None if pod.facts.last_resize.is_none() => desired,
+            None => Resources::default(),
+        }
+    }
+}

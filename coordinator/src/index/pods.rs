@@ -1,0 +1,270 @@
+//! A pod reduced to facts.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::str::FromStr;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodSpec, PodStatus, ResourceRequirements};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta};
+use optipod_common::ident::{ContainerId, WorkloadContainer, WorkloadRef};
+use optipod_common::resources::{Amounts, ContainerFacts, PodFacts, ResizeCondition, Resource, Resources};
+use optipod_common::time::Timestamp;
+
+use super::containers::Live;
+use super::owners::Link;
+use super::{Delta, Index, Listed, PodKey};
+
+/// What is kept of a pod.
+#[derive(Debug)]
+pub struct PodRecord {
+    /// Without node and declared resources: those are looked up when asked for.
+    pub facts: PodFacts,
+    pub node: Option<String>,
+    pub controller: Option<Link>,
+    /// Only of pods whose labels are looked at: those without a controller that is watched.
+    pub labels: BTreeMap<String, String>,
+    pub ids: Vec<(ContainerId, String)>,
+    /// Phase Succeeded or Failed.
+    pub finished: bool,
+    /// `None` while its controller was not seen.
+    pub workload: Option<Arc<WorkloadRef>>,
+}
+
+/// Amounts of a list of resources. What cannot be read counts as not stated.
+fn amounts_of(list: Option<&BTreeMap<String, Quantity>>) -> Amounts {
+    fn amount<T: FromStr>(list: Option<&BTreeMap<String, Quantity>>, name: &str) -> Option<T> {
+        list?.get(name)?.0.parse().ok()
+    }
+    Amounts { cpu: amount(list, "cpu"), memory: amount(list, "memory") }
+}
+
+/// CPU and memory of a container's resources. What cannot be read counts as not stated.
+pub fn resources_of(resources: Option<&ResourceRequirements>) -> Resources {
+    Resources {
+        requests: amounts_of(resources.and_then(|r| r.requests.as_ref())),
+        limits: amounts_of(resources.and_then(|r| r.limits.as_ref())),
+    }
+}
+
+pub fn container_of(workload: &WorkloadRef, name: &str) -> WorkloadContainer {
+    WorkloadContainer { workload: workload.clone(), container: name.to_owned() }
+}
+
+fn is_sidecar(container: &Container) -> bool {
+    container.restart_policy.as_deref() == Some("Always")
+}
+
+/// Containers that live as long as the pod, and whether each is a sidecar.
+fn containers(spec: &PodSpec) -> impl Iterator<Item = (&Container, bool)> {
+    let sidecars = spec.init_containers.iter().flatten().filter(|c| is_sidecar(c)).map(|c| (c, true));
+    spec.containers.iter().map(|c| (c, false)).chain(sidecars)
+}
+
+fn statuses(status: &PodStatus) -> impl Iterator<Item = &ContainerStatus> {
+    status.container_statuses.iter().chain(&status.init_container_statuses).flatten()
+}
+
+/// What the environment of a pod's containers tells them about which resource of which container.
+fn coupled(spec: &PodSpec) -> BTreeSet<(&str, Resource)> {
+    let references = containers(spec).flat_map(|(container, _)| {
+        container.env.iter().flatten().filter_map(move |env| {
+            let reference = env.value_from.as_ref()?.resource_field_ref.as_ref()?;
+            let of = reference.container_name.as_deref().filter(|name| !name.is_empty());
+            Some((of.unwrap_or(&container.name), reference.resource.rsplit('.').next()?))
+        })
+    });
+    references
+        .filter_map(|(container, resource)| match resource {
+            "cpu" => Some((container, Resource::Cpu)),
+            "memory" => Some((container, Resource::Memory)),
+            _ => None,
+        })
+        .collect()
+}
+
+fn restarts(container: &Container, resource: &str) -> bool {
+    let policies = container.resize_policy.iter().flatten();
+    policies.into_iter().any(|p| p.resource_name == resource && p.restart_policy == "RestartContainer")
+}
+
+fn container_facts(
+    container: &Container,
+    sidecar: bool,
+    status: Option<&ContainerStatus>,
+    coupled: &BTreeSet<(&str, Resource)>,
+) -> ContainerFacts {
+    ContainerFacts {
+        name: container.name.clone(),
+        sidecar,
+        desired: resources_of(container.resources.as_ref()),
+        declared: Resources::default(),
+        allocated: status.and_then(|s| s.allocated_resources.as_ref()).map(|a| amounts_of(Some(a))),
+        actual: status.and_then(|s| s.resources.as_ref()).map(|r| resources_of(Some(r))),
+        cpu_restarts: restarts(container, "cpu"),
+        memory_restarts: restarts(container, "memory"),
+        running: status.and_then(|s| s.state.as_ref()).is_some_and(|s| s.running.is_some()),
+        restarts: status.map_or(0, |s| u32::try_from(s.restart_count).unwrap_or(0)),
+        cpu_coupled: coupled.contains(&(&container.name, Resource::Cpu)),
+        memory_coupled: coupled.contains(&(&container.name, Resource::Memory)),
+    }
+}
+
+fn condition(status: &PodStatus, kind: &str) -> Option<ResizeCondition> {
+    let found = status.conditions.iter().flatten().find(|c| c.type_ == kind && c.status == "True")?;
+    let (reason, message) = (found.reason.clone(), found.message.clone());
+    Some(ResizeCondition { reason: reason.unwrap_or_default(), message: message.unwrap_or_default() })
+}
+
+/// Field managers that wrote `pods/resize`, with the time.
+fn resizers(meta: &ObjectMeta) -> impl Iterator<Item = (&str, Option<Timestamp>)> {
+    let time = |entry: &ManagedFieldsEntry| {
+        entry.time.as_ref().map(|t| Timestamp::from_unix_micros(t.0.as_microsecond()))
+    };
+    let entries = meta.managed_fields.iter().flatten();
+    entries
+        .filter(|e| e.subresource.as_deref() == Some("resize"))
+        .map(move |e| (e.manager.as_deref().unwrap_or_default(), time(e)))
+}
+
+/// Ids of the containers of a pod that are right-sized, and of the previous life of those that restarted.
+fn container_ids(status: &PodStatus, facts: &[ContainerFacts]) -> Vec<(ContainerId, String)> {
+    statuses(status)
+        .filter(|s| facts.iter().any(|c| c.name == s.name))
+        .flat_map(|s| {
+            let last = s.last_state.as_ref().and_then(|l| l.terminated.as_ref());
+            let ids =
+                s.container_id.as_deref().into_iter().chain(last.and_then(|t| t.container_id.as_deref()));
+            ids.filter_map(|id| ContainerId::from_status(id).ok()).map(|id| (id, s.name.clone()))
+        })
+        .collect()
+}
+
+impl PodRecord {
+    fn new(pod: Pod, key: &PodKey, field_manager: &str) -> Self {
+        let (meta, spec) = (pod.metadata, pod.spec.unwrap_or_default());
+        let status = pod.status.unwrap_or_default();
+        let coupled = coupled(&spec);
+        let containers: Vec<_> = containers(&spec)
+            .map(|(container, sidecar)| {
+                let status = statuses(&status).find(|s| s.name == container.name);
+                container_facts(container, sidecar, status, &coupled)
+            })
+            .collect();
+        let phase = status.phase.as_deref().unwrap_or_default();
+        let controller = Link::of(&meta);
+        let labels_matter = controller.as_ref().is_none_or(|link| link.watched.is_none());
+        let ours = resizers(&meta).filter(|(manager, _)| *manager == field_manager);
+        let others = resizers(&meta).filter(|(manager, _)| *manager != field_manager);
+        let facts = PodFacts {
+            uid: meta.uid.clone().unwrap_or_default(),
+            namespace: key.namespace.clone(),
+            name: key.name.clone(),
+            resource_version: meta.resource_version.clone().unwrap_or_default(),
+            generation: meta.generation.unwrap_or_default(),
+            observed_generation: status.observed_generation,
+            running: phase == "Running",
+            terminating: meta.deletion_timestamp.is_some(),
+            mirror: meta.annotations.as_ref().is_some_and(|a| a.contains_key("kubernetes.io/config.mirror")),
+            windows: spec.os.as_ref().is_some_and(|os| os.name == "windows"),
+            pod_level_resources: spec.resources.is_some(),
+            priority: spec.priority.unwrap_or_default(),
+            node: None,
+            pending: condition(&status, "PodResizePending"),
+            in_progress: condition(&status, "PodResizeInProgress"),
+            last_resize: ours.filter_map(|(_, time)| time).max(),
+            foreign_resizer: others.max_by_key(|(_, time)| *time).map(|(manager, _)| manager.to_owned()),
+            containers,
+        };
+        Self {
+            ids: container_ids(&status, &facts.containers),
+            facts,
+            node: spec.node_name.filter(|name| !name.is_empty()),
+            controller,
+            labels: meta.labels.filter(|_| labels_matter).unwrap_or_default(),
+            finished: matches!(phase, "Succeeded" | "Failed"),
+            workload: None,
+        }
+    }
+}
+
+fn key_of(pod: &Pod) -> PodKey {
+    PodKey {
+        namespace: pod.metadata.namespace.clone().unwrap_or_default(),
+        name: pod.metadata.name.clone().unwrap_or_default(),
+    }
+}
+
+impl Index {
+    pub(super) fn apply_pods(&mut self, delta: Delta<Pod>, now: Timestamp) -> Vec<ContainerId> {
+        match delta {
+            Delta::Apply(pod) => self.put_pod(*pod, now),
+            Delta::Delete(pod) => {
+                self.remove_pod(&key_of(&pod), &[], now);
+                Vec::new()
+            }
+            Delta::Replace(pods) => {
+                let kept: BTreeSet<PodKey> = pods.iter().map(key_of).collect();
+                let lost: Vec<PodKey> = self.pods.keys().filter(|key| !kept.contains(key)).cloned().collect();
+                for key in lost {
+                    self.remove_pod(&key, &[], now);
+                }
+                self.listed.insert(Listed::Pods);
+                pods.into_iter().flat_map(|pod| self.put_pod(pod, now)).collect()
+            }
+        }
+    }
+
+    fn put_pod(&mut self, pod: Pod, now: Timestamp) -> Vec<ContainerId> {
+        let key = key_of(&pod);
+        let record = PodRecord::new(pod, &key, self.field_manager);
+        let known = self.remove_pod(&key, &record.ids, now);
+        for (id, name) in &record.ids {
+            self.containers.insert(*id, Live { pod: key.clone(), name: name.clone() });
+        }
+        if let Some(link) = &record.controller {
+            self.by_controller.entry(link.uid.clone()).or_default().insert(key.clone());
+        }
+        self.pods.insert(key.clone(), record);
+        let mut resolved = self.resolve(&key, now);
+        resolved.retain(|id| !known.contains(id));
+        resolved
+    }
+
+    /// Removes a pod and buries its containers, but for those that `stay`. Returns the ids whose workload was known.
+    fn remove_pod(
+        &mut self,
+        key: &PodKey,
+        stay: &[(ContainerId, String)],
+        now: Timestamp,
+    ) -> BTreeSet<ContainerId> {
+        let Some(record) = self.pods.remove(key) else { return BTreeSet::new() };
+        if let Some(link) = &record.controller
+            && let Some(pods) = self.by_controller.get_mut(&link.uid)
+        {
+            pods.remove(key);
+            if pods.is_empty() {
+                self.by_controller.remove(&link.uid);
+            }
+        }
+        if let Some(workload) = &record.workload
+            && let Some(pods) = self.workloads.get_mut(workload)
+        {
+            pods.remove(key);
+            if pods.is_empty() {
+                self.workloads.remove(workload);
+            }
+        }
+        for (id, name) in record.ids.iter().filter(|(id, _)| !stay.iter().any(|(kept, _)| kept == id)) {
+            self.containers.remove(id);
+            if let Some(workload) = &record.workload {
+                self.containers.bury(*id, container_of(workload, name), now);
+            }
+        }
+        if record.workload.is_some() {
+            record.ids.into_iter().map(|(id, _)| id).collect()
+        } else {
+            BTreeSet::new()
+        }
+    }
+}

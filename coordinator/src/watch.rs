@@ -1,0 +1,187 @@
+//! Watches of everything that the index needs, as one stream of changes.
+//!
+//! In: list and watch of the API server. Out: [`Change`]s on a bounded channel: when the receiver is slow, the watches
+//! wait. Objects are trimmed to what the index reads before they wait there. No writes.
+
+use std::fmt::Debug;
+
+use futures::StreamExt as _;
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod, PodTemplateSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::core::DeserializeGuard;
+use kube::runtime::{WatchStreamExt as _, watcher};
+use kube::{Api, Client, Resource};
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc::Sender;
+use tokio::task::JoinSet;
+
+use crate::api::OptimizationPolicy;
+use crate::index::{Change, Delta};
+
+/// Annotation that marks the mirror of a static pod, the only one that the index reads.
+const MIRROR: &str = "kubernetes.io/config.mirror";
+
+/// Watches every kind that the index needs, until the receiver is dropped or the set is. Needs `list` and `watch` on
+/// pods, nodes, namespaces, the controllers of `apps` and `batch`, autoscalers and policies.
+pub fn spawn(client: &Client, changes: &Sender<Change>) -> JoinSet<()> {
+    let mut tasks = JoinSet::new();
+    let mut watch = Watch { client, changes, tasks: &mut tasks };
+    watch.kind::<Pod>(Change::Pods, trim_pod);
+    watch.kind::<ReplicaSet>(Change::ReplicaSets, |o| {
+        trim_meta(&mut o.metadata);
+        o.status = None;
+        if let Some(template) = o.spec.as_mut().and_then(|s| s.template.as_mut()) {
+            trim_template(template);
+        }
+    });
+    watch.kind::<Deployment>(Change::Deployments, |o| {
+        trim_meta(&mut o.metadata);
+        (o.spec, o.status) = (None, None);
+    });
+    watch.kind::<StatefulSet>(Change::StatefulSets, |o| {
+        trim_meta(&mut o.metadata);
+        o.status = None;
+        if let Some(spec) = o.spec.as_mut() {
+            spec.volume_claim_templates = None;
+            trim_template(&mut spec.template);
+        }
+    });
+    watch.kind::<DaemonSet>(Change::DaemonSets, |o| {
+        trim_meta(&mut o.metadata);
+        o.status = None;
+        if let Some(spec) = o.spec.as_mut() {
+            trim_template(&mut spec.template);
+        }
+    });
+    watch.kind::<Job>(Change::Jobs, |o| {
+        trim_meta(&mut o.metadata);
+        o.status = None;
+        if let Some(spec) = o.spec.as_mut() {
+            trim_template(&mut spec.template);
+        }
+    });
+    watch.kind::<Node>(Change::Nodes, |o| {
+        trim_meta(&mut o.metadata);
+        if let Some(status) = o.status.as_mut() {
+            (status.images, status.volumes_attached, status.volumes_in_use) = (None, None, None);
+        }
+    });
+    watch.kind::<Namespace>(Change::Namespaces, |o| {
+        trim_meta(&mut o.metadata);
+        (o.spec, o.status) = (None, None);
+    });
+    watch.kind::<DeserializeGuard<OptimizationPolicy>>(Change::Policies, |o| trim_meta(o.meta_mut()));
+    watch.kind::<HorizontalPodAutoscaler>(Change::Hpas, |o| {
+        trim_meta(&mut o.metadata);
+        o.status = None;
+    });
+    tasks
+}
+
+struct Watch<'a> {
+    client: &'a Client,
+    changes: &'a Sender<Change>,
+    tasks: &'a mut JoinSet<()>,
+}
+
+impl Watch<'_> {
+    fn kind<K>(&mut self, wrap: fn(Delta<K>) -> Change, trim: fn(&mut K))
+    where
+        K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+    {
+        let (api, changes) = (Api::<K>::all(self.client.clone()), self.changes.clone());
+        self.tasks.spawn(async move {
+            while !changes.is_closed() {
+                follow(api.clone(), &changes, wrap, trim).await;
+                if !changes.is_closed() {
+                    tracing::error!(kind = %K::kind(&()), "the watch ended; starting it again");
+                }
+            }
+        });
+    }
+}
+
+/// Passes on what one watch tells, until it ends or nobody listens.
+async fn follow<K>(api: Api<K>, changes: &Sender<Change>, wrap: fn(Delta<K>) -> Change, trim: fn(&mut K))
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+{
+    let kind = K::kind(&());
+    let mut events = std::pin::pin!(watcher(api, watcher::Config::default()).default_backoff().modify(trim));
+    let mut listed = Vec::new();
+    loop {
+        let event = tokio::select! {
+            () = changes.closed() => return,
+            event = events.next() => event,
+        };
+        let delta = match event {
+            None => return,
+            Some(Err(error)) => {
+                tracing::warn!(%kind, %error, "the watch failed; trying again");
+                continue;
+            }
+            Some(Ok(event)) => match event {
+                watcher::Event::Init => {
+                    listed = Vec::new();
+                    continue;
+                }
+                watcher::Event::InitApply(object) => {
+                    listed.push(object);
+                    continue;
+                }
+                watcher::Event::InitDone => Delta::Replace(std::mem::take(&mut listed)),
+                watcher::Event::Apply(object) => Delta::Apply(Box::new(object)),
+                watcher::Event::Delete(object) => Delta::Delete(Box::new(object)),
+            },
+        };
+        if changes.send(wrap(delta)).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn trim_meta(meta: &mut ObjectMeta) {
+    meta.managed_fields = None;
+    meta.annotations = None;
+    meta.finalizers = None;
+}
+
+/// Keeps names and resources of the containers.
+fn trim_template(template: &mut PodTemplateSpec) {
+    template.metadata = None;
+    let Some(spec) = template.spec.as_mut() else { return };
+    let spec = std::mem::replace(spec, k8s_openapi::api::core::v1::PodSpec::default());
+    template.spec = Some(k8s_openapi::api::core::v1::PodSpec {
+        containers: spec.containers.into_iter().map(trim_container).collect(),
+        init_containers: spec.init_containers.map(|list| list.into_iter().map(trim_container).collect()),
+        ..Default::default()
+    });
+}
+
+fn trim_container(container: k8s_openapi::api::core::v1::Container) -> k8s_openapi::api::core::v1::Container {
+    k8s_openapi::api::core::v1::Container {
+        name: container.name,
+        resources: container.resources,
+        ..Default::default()
+    }
+}
+
+/// Drops what is large and not read: field sets of managers, annotations, volumes.
+fn trim_pod(pod: &mut Pod) {
+    if let Some(entries) = pod.metadata.managed_fields.as_mut() {
+        entries.retain(|entry| entry.subresource.as_deref() == Some("resize"));
+        for entry in entries {
+            entry.fields_v1 = None;
+        }
+    }
+    if let Some(annotations) = pod.metadata.annotations.as_mut() {
+        annotations.retain(|key, _| key == MIRROR);
+    }
+    pod.metadata.finalizers = None;
+    if let Some(spec) = pod.spec.as_mut() {
+        (spec.volumes, spec.affinity, spec.tolerations) = (None, None, None);
+    }
+}
