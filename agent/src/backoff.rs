@@ -20,7 +20,7 @@ impl Default for Backoff {
 
 impl Backoff {
     /// The next wait: between half of the ceiling and all of it.
-    pub fn next(&mut self) -> Duration {
+    pub fn wait(&mut self) -> Duration {
         // the standard library's only source of randomness: keys of a hasher
         let random = RandomState::new().hash_one(0);
         let half = self.ceiling / 2;
@@ -42,10 +42,10 @@ mod tests {
     #[test]
     fn waits_grow_to_ten_seconds_and_reset() {
         let mut backoff = Backoff::default();
-        let waits: Vec<Duration> = (0..20).map(|_| backoff.next()).collect();
+        let waits: Vec<Duration> = (0..20).map(|_| backoff.wait()).collect();
         assert!(waits[0] >= FIRST / 2 && waits[0] <= FIRST);
         assert!(waits[19] >= LONGEST / 2 && waits[19] <= LONGEST);
         backoff.reset();
-        assert!(backoff.next() <= FIRST);
+        assert!(backoff.wait() <= FIRST);
     }
 }

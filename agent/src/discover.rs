@@ -256,7 +256,7 @@ impl Discovery {
         let mount_name = self.mount.file_name().and_then(|n| n.to_str()).unwrap_or_default();
         if let Some(root) = Root::from_name(mount_name) {
             let mount = self.mount.clone();
-            self.found(mount, Kind::Root(root), changes);
+            self.found(&mount, Kind::Root(root), changes);
             return;
         }
         let mut queue = std::collections::VecDeque::from([(self.mount.clone(), 0)]);
@@ -267,7 +267,7 @@ impl Discovery {
             for (name, _) in children {
                 let path = directory.join(&name);
                 if let Some(root) = Root::from_name(&name) {
-                    self.found(path, Kind::Root(root), changes);
+                    self.found(&path, Kind::Root(root), changes);
                 } else if path::mismatched(&name).is_some() {
                     mismatched = true;
                 } else if depth + 1 < ROOT_DEPTH {
@@ -275,19 +275,19 @@ impl Discovery {
                 }
             }
             if mismatched {
-                self.found(directory, Kind::Mismatched, changes);
+                self.found(&directory, Kind::Mismatched, changes);
             }
         }
     }
 
-    fn found(&mut self, path: PathBuf, kind: Kind, changes: &mut Vec<Change>) {
-        let Ok(metadata) = fs::metadata(&path) else { return };
+    fn found(&mut self, path: &Path, kind: Kind, changes: &mut Vec<Change>) {
+        let Ok(metadata) = fs::metadata(path) else { return };
         let inode = std::os::unix::fs::MetadataExt::ino(&metadata);
-        match self.known.get(&path) {
+        match self.known.get(path) {
             Some(known) if known.inode == inode => {}
             known => {
                 if known.is_some() {
-                    self.forget(&path, changes);
+                    self.forget(path, changes);
                 }
                 info!(path = %path.display(), ?kind, "root found");
                 self.learn(path, kind, inode, changes);
@@ -337,32 +337,32 @@ impl Discovery {
                 let (key, path) = (*key, path_of_child.clone());
                 changes.push(Change::ContainerAppeared { key, pod, qos, path });
             }
-            self.learn(path_of_child, child, inode, changes);
+            self.learn(&path_of_child, child, inode, changes);
         }
     }
 
     /// Remembers a new directory, watches it and lists it.
-    fn learn(&mut self, path: PathBuf, kind: Kind, inode: u64, changes: &mut Vec<Change>) {
+    fn learn(&mut self, path: &Path, kind: Kind, inode: u64, changes: &mut Vec<Change>) {
         debug!(path = %path.display(), ?kind, inode, "appeared");
         let mut watch_directory = |path: &Path| {
             let flags = WatchFlags::CREATE | WatchFlags::DELETE | WatchFlags::ONLYDIR;
             self.watch(path, flags, Watched::Directory(path.to_owned()))
         };
         let watches = match &kind {
-            Kind::Container(key) => [self.watch_events(&path, Watched::ContainerEvents(*key)), None],
+            Kind::Container(key) => [self.watch_events(path, Watched::ContainerEvents(*key)), None],
             Kind::Pod { pod, qos } => {
-                let directory = watch_directory(&path);
-                let (pod, path) = (pod.clone(), path.clone());
+                let directory = watch_directory(path);
+                let (pod, path) = (pod.clone(), path.to_owned());
                 let events = self.watch_events(&path, Watched::PodEvents(inode));
                 changes.push(Change::PodAppeared { pod, qos: *qos, inode, path });
                 [directory, events]
             }
-            Kind::Root(_) | Kind::Class(..) | Kind::Mismatched => [watch_directory(&path), None],
+            Kind::Root(_) | Kind::Class(..) | Kind::Mismatched => [watch_directory(path), None],
         };
         let is_directory = !matches!(kind, Kind::Container(_));
-        self.known.insert(path.clone(), Known { kind, inode, watches, children: BTreeMap::new() });
+        self.known.insert(path.to_owned(), Known { kind, inode, watches, children: BTreeMap::new() });
         if is_directory {
-            self.list(&path, changes);
+            self.list(path, changes);
         }
     }
 

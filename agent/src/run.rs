@@ -113,7 +113,7 @@ pub async fn run_with(
         health: Arc::clone(&health),
         stop: Arc::clone(&stop),
     };
-    let mut sampled = sampling.start()?;
+    let thread_end = sampling.start()?;
     let uplink_options = UplinkOptions {
         node: config.node_name,
         epoch,
@@ -122,26 +122,43 @@ pub async fn run_with(
     };
     let uplink =
         Uplink::new(uplink_options, connector, ring, Arc::clone(&metrics), interval, phase_of_uplink);
-    let mut uplink = Owned(tokio::spawn(uplink.run()));
+    let uplink = Owned(tokio::spawn(uplink.run()));
     let pages = async move { axum::serve(listener, router(Admin { metrics, health })).await };
-    let mut pages = Owned(tokio::spawn(pages));
+    let pages = Owned(tokio::spawn(pages));
 
-    let ended = tokio::select! {
-        () = shutdown => None,
-        _ = &mut sampled => Some("sampler"),
-        _ = &mut uplink.0 => Some("uplink"),
-        _ = &mut pages.0 => Some("admin server"),
-    };
-    stop.store(true, Ordering::Relaxed);
-    if let Some(part) = ended {
-        return Err(AgentError::Stopped(part));
+    let parts = Parts { thread_end, uplink, pages, stop, phase };
+    parts.supervise(shutdown).await
+}
+
+/// Everything that runs.
+struct Parts {
+    thread_end: oneshot::Receiver<()>,
+    uplink: Owned<()>,
+    pages: Owned<io::Result<()>>,
+    stop: Arc<AtomicBool>,
+    phase: watch::Sender<Phase>,
+}
+
+impl Parts {
+    /// Until `shutdown`, or until a part that never ends has ended.
+    async fn supervise(mut self, shutdown: impl Future<Output = ()>) -> Result<(), AgentError> {
+        let ended = tokio::select! {
+            () = shutdown => None,
+            _ = &mut self.thread_end => Some("sampler"),
+            _ = &mut self.uplink.0 => Some("uplink"),
+            _ = &mut self.pages.0 => Some("admin server"),
+        };
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(part) = ended {
+            return Err(AgentError::Stopped(part));
+        }
+        // an error means that the thread is gone; what it pushed is sent all the same
+        let _ = self.thread_end.await;
+        self.phase.send_replace(Phase::Draining);
+        (&mut self.uplink.0).await.map_err(|_| AgentError::Stopped("uplink"))?;
+        info!("agent stopped");
+        Ok(())
     }
-    // an error means that the thread is gone; what it pushed is sent all the same
-    let _ = sampled.await;
-    phase.send_replace(Phase::Draining);
-    (&mut uplink.0).await.map_err(|_| AgentError::Stopped("uplink"))?;
-    info!("agent stopped");
-    Ok(())
 }
 
 /// A task that ends with its owner.

@@ -1,6 +1,6 @@
 //! One container, one pod: what was read last, and what the current interval has so far.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use optipod_common::frame::{CgroupLimits, ContainerRecord, PodRecord};
@@ -49,7 +49,7 @@ impl State {
     const WAITING: Self = Self::Waiting { attempts: 0 };
 
     /// The open cgroup, after an attempt to open it where it is time for one.
-    fn open(&mut self, path: &PathBuf, buffer: &mut Buffer, report: Report<'_>) -> Option<&Open> {
+    fn open(&mut self, path: &Path, buffer: &mut Buffer, report: Report<'_>) -> Option<&Open> {
         if let Self::Waiting { attempts } = self {
             *attempts = attempts.saturating_add(1);
             if *attempts > EAGER_ATTEMPTS && *attempts % EAGER_ATTEMPTS != 0 {
@@ -69,7 +69,7 @@ impl State {
 }
 
 /// Opens a cgroup; `None` when nothing lives in it.
-fn attempt(path: &PathBuf, buffer: &mut Buffer, report: Report<'_>) -> Result<Option<Open>, ReadError> {
+fn attempt(path: &Path, buffer: &mut Buffer, report: Report<'_>) -> Result<Option<Open>, ReadError> {
     let dir = CgroupDir::open(path)?;
     if let Ok(false) = dir.read_once("cgroup.events", buffer, parse::populated) {
         return Ok(None);
@@ -304,7 +304,7 @@ fn is_slot(elapsed: Duration, nominal: Duration) -> bool {
 /// their end.
 #[derive(Debug)]
 pub struct Pod {
-    pod: PodUid,
+    uid: PodUid,
     qos: QosClass,
     inode: u64,
     path: PathBuf,
@@ -317,9 +317,9 @@ pub struct Pod {
 
 impl Pod {
     /// A pod that was found just now.
-    pub const fn new(pod: PodUid, qos: QosClass, inode: u64, path: PathBuf) -> Self {
+    pub const fn new(uid: PodUid, qos: QosClass, inode: u64, path: PathBuf) -> Self {
         let (cpu, oom_kills) = (Growth { last: None, grown: 0 }, Growth { last: None, grown: 0 });
-        Self { pod, qos, inode, path, state: State::WAITING, seen: false, cpu, memory_max: 0, oom_kills }
+        Self { uid, qos, inode, path, state: State::WAITING, seen: false, cpu, memory_max: 0, oom_kills }
     }
 
     /// Inode of its cgroup.
@@ -328,8 +328,8 @@ impl Pod {
     }
 
     /// True when it is this life of this pod.
-    pub fn is(&self, inode: u64, pod: &PodUid) -> bool {
-        self.inode == inode && self.pod == *pod
+    pub fn is(&self, inode: u64, uid: &PodUid) -> bool {
+        self.inode == inode && self.uid == *uid
     }
 
     /// True when its cgroup is gone.
@@ -388,7 +388,7 @@ impl Pod {
         }
         self.read_memory_events(buffer, report);
         Some(PodRecord {
-            pod: self.pod.clone(),
+            pod: self.uid.clone(),
             qos: self.qos,
             inode: self.inode,
             cpu_usage_micros: self.cpu.take(),

@@ -181,7 +181,7 @@ impl<C: Connect> Uplink<C> {
                     self.options.address.clone()
                 }
             };
-            sleep(backoff.next()).await;
+            sleep(backoff.wait()).await;
         }
     }
 
@@ -341,7 +341,7 @@ const fn message(body: Up) -> AgentMessage {
 fn clock_sync(sent: Timestamp, welcome: &Welcome, received: Timestamp) -> ClockSync {
     let [t0, t3] = [sent, received].map(|t| i128::from(t.unix_micros()));
     let [t1, t2] = [welcome.hello_received_unix_micros, welcome.sent_unix_micros].map(i128::from);
-    let offset = i64::try_from(((t1 - t0) + (t2 - t3)) / 2).unwrap_or(0);
+    let offset = i64::try_from(i128::midpoint(t1 - t0, t2 - t3)).unwrap_or(0);
     let round_trip = u64::try_from((t3 - t0) - (t2 - t1)).unwrap_or(0);
     ClockSync { offset_micros: offset, round_trip_micros: round_trip }
 }
