@@ -82,6 +82,10 @@ impl Cache {
     pub fn lock(&self, name: &str) -> Result<File> {
         let path = self.root.join("locks").join(name);
         let file = open_lock(&path)?;
+        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            return Ok(file);
+        }
+        eprintln!("waiting for another run that builds {name}");
         flock(&file, FlockOperation::LockExclusive)
             .with_context(|| format!("cannot lock {}", path.display()))?;
         Ok(file)

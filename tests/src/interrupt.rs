@@ -7,9 +7,12 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 static FLAG: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 
-/// From now on SIGINT and SIGTERM only raise the flag; a second signal ends the process at once.
+/// From now on SIGINT and SIGTERM only raise the flag; a second signal ends the process at once. Calling it again is fine.
 pub fn install() -> Result<()> {
-    let flag = Arc::clone(FLAG.get_or_init(|| Arc::new(AtomicBool::new(false))));
+    let flag = Arc::new(AtomicBool::new(false));
+    if FLAG.set(Arc::clone(&flag)).is_err() {
+        return Ok(()); // Installed before: a second set would take the first signal for the second.
+    }
     for signal in [SIGINT, SIGTERM] {
         signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&flag))
             .context("cannot install a signal handler")?;

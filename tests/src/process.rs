@@ -116,10 +116,12 @@ pub fn marked(name: &str) -> Result<Vec<Process>> {
 /// goes with the run folder.
 pub fn stop_all(name: &str) -> Result<usize> {
     let deadline = Instant::now() + KILL_WAIT;
-    let mut stopped = 0;
+    let (mut stopped, mut quiet) = (0, 0);
     loop {
         let alive = marked(name)?;
-        if alive.is_empty() {
+        // Twice: in the middle of `execve` a process shows no environment for a moment.
+        quiet = if alive.is_empty() { quiet + 1 } else { 0 };
+        if quiet == 2 {
             return Ok(stopped);
         }
         stopped = stopped.max(alive.len());
