@@ -31,20 +31,30 @@ pub fn namespaces() -> Value {
 }
 
 /// One end of a range of quantities.
-pub fn quantity(end: &str, sign: &str, message: &str) -> Value {
+pub fn quantity(end: &str, comparison: &str, message: &str) -> Value {
     rule(
         format!(
-            "!has(self.{end}) || (isQuantity(string(self.{end})) && quantity(string(self.{end})).sign() {sign} 0)"
+            "!has(self.{end}) || (isQuantity(string(self.{end})) && quantity(string(self.{end})).compareTo(quantity('0')) {comparison} 0)"
         ),
         message,
     )
 }
 
+/// A rule over both ends of a range, whose message shows them. `text` is the function that makes an end a text: for ends
+/// that are texts it must be none, since the cost of `string(text)` is estimated as if it had no maximum length.
+fn in_order(rule: String, text: &str) -> Value {
+    json!({
+        "rule": rule,
+        "message": "min must be at most max",
+        "messageExpression": format!("'min ' + {text}(self.min) + ' is above max ' + {text}(self.max) + ': min must be at most max'"),
+    })
+}
+
 /// A range of quantities is not empty. True when an end is no quantity: another rule says so.
 pub fn quantities_in_order() -> Value {
-    rule(
-        "!has(self.min) || !has(self.max) || !isQuantity(string(self.min)) || !isQuantity(string(self.max)) || quantity(string(self.min)).compareTo(quantity(string(self.max))) <= 0",
-        "min must be at most max",
+    in_order(
+        "!has(self.min) || !has(self.max) || !isQuantity(string(self.min)) || !isQuantity(string(self.max)) || quantity(string(self.min)).compareTo(quantity(string(self.max))) <= 0".to_owned(),
+        "string",
     )
 }
 
@@ -66,10 +76,10 @@ pub fn relative(end: &str, example: &str) -> Value {
 /// A range of signed percentages is not empty. True when an end is no percentage: another rule says so.
 pub fn relatives_in_order() -> Value {
     let (min, max) = (percent("min"), percent("max"));
-    rule(
+    in_order(
         format!(
             "!has(self.min) || !has(self.max) || !self.min.{PERCENT} || !self.max.{PERCENT} || {min} <= {max}"
         ),
-        "min must be at most max",
+        "",
     )
 }

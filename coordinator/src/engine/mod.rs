@@ -1,0 +1,311 @@
+//! The coordinator's mind: one owner of all state, no client, no clock. What happens goes in, effects come out.
+
+mod evaluate;
+mod resizes;
+mod usage;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use optipod_common::decide::{ContainerChange, Reason};
+use optipod_common::frame::CgroupLimits;
+use optipod_common::ident::WorkloadRef;
+use optipod_common::ledger::Admission;
+use optipod_common::policy::Policy;
+use optipod_common::progress::in_kernel;
+use optipod_common::time::Timestamp;
+
+pub use self::evaluate::{PodOutcome, WorkloadOutcome};
+pub use self::resizes::{End, Ended, Purpose, Subject};
+use self::resizes::{Resizes, inverse};
+use self::usage::Usage;
+use crate::api::v1alpha1::OptimizationPolicyStatus;
+use crate::apply::{Accepted, Action, Refusal};
+use crate::index::{Change, Index, PodKey, PolicyKey};
+use crate::ingest::Ingest;
+use crate::metrics::Metrics;
+use crate::report::Notice;
+
+/// What the engine needs to know of the flags.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Namespace of the coordinator.
+    pub namespace: String,
+    /// Compute everything, resize nothing.
+    pub dry_run: bool,
+    /// Interval between frames.
+    pub frame_interval: Duration,
+}
+
+/// What is to be done outside.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    /// Patch a pod; answer with [`Engine::on_answer`].
+    Resize(Box<Request>),
+    /// Write a policy's status.
+    WriteStatus {
+        /// Whose.
+        policy: PolicyKey,
+        /// What.
+        status: Box<OptimizationPolicyStatus>,
+    },
+    /// Tell people.
+    Notify(Box<Notice>),
+}
+
+/// A resize that is handed to the applier.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// What to write.
+    pub action: Action,
+    /// Whose.
+    pub subject: Subject,
+}
+
+/// What is remembered of a policy between evaluations.
+#[derive(Default)]
+struct PolicyState {
+    due: Option<Timestamp>,
+    generation: Option<i64>,
+    last_applied: BTreeMap<WorkloadRef, Timestamp>,
+    written: Option<OptimizationPolicyStatus>,
+    announced: Option<String>,
+}
+
+/// Coarse usage is kept at least this long, so that a new policy finds a day of evidence.
+const RETENTION: Duration = Duration::from_secs(24 * 3600);
+
+/// Time between two compactions of the store: the width of its finest slot.
+const COMPACT_EVERY: Duration = Duration::from_secs(15);
+
+/// All state. Methods take the time as an argument and return what is to be done.
+pub struct Engine {
+    settings: Settings,
+    metrics: Metrics,
+    index: Index,
+    usage: Usage,
+    resizes: Resizes,
+    policies: BTreeMap<PolicyKey, PolicyState>,
+    leading_since: Option<Timestamp>,
+    compacted: Option<Timestamp>,
+}
+
+impl Engine {
+    /// An engine that knows nothing and does not lead.
+    pub fn new(settings: Settings, index: Index, metrics: Metrics) -> Self {
+        Self {
+            settings,
+            metrics,
+            index,
+            usage: Usage::default(),
+            resizes: Resizes::default(),
+            policies: BTreeMap::new(),
+            leading_since: None,
+            compacted: None,
+        }
+    }
+
+    /// The cluster view.
+    pub const fn index(&self) -> &Index {
+        &self.index
+    }
+
+    /// This process starts to lead or stops. A new leader starts with what agents replay: nothing that another
+    /// leader merged may be mixed with what this one merges again.
+    pub fn on_leadership(&mut self, leads: bool, now: Timestamp) {
+        if leads == self.leading_since.is_some() {
+            return;
+        }
+        self.leading_since = leads.then_some(now);
+        self.usage = Usage::default();
+        self.resizes = Resizes::default();
+        self.policies.clear();
+        self.metrics.leader.set(leads.into());
+    }
+
+    /// The cluster changed.
+    pub fn on_change(&mut self, change: Change, now: Timestamp) {
+        let known = self.index.apply(change, now);
+        self.usage.join(&known, &self.index, now);
+    }
+
+    /// An agent said something.
+    pub fn on_ingest(&mut self, ingest: Ingest, now: Timestamp) {
+        match ingest {
+            Ingest::Connected { node, epoch, oldest, resume } => {
+                // the agent is gone when nobody listens
+                let _ = resume.send(self.usage.connected(&node, epoch, oldest));
+            }
+            Ingest::Frame { node, frame, accepted } => {
+                let (admission, answer) = self.usage.frame(&node, &frame, &self.index, now);
+                self.metrics.records_foreign.inc_by(self.usage.take_foreign());
+                let result = match admission {
+                    Admission::New => "new",
+                    Admission::Duplicate => "duplicate",
+                    Admission::Refused => "refused",
+                };
+                self.metrics.frames.with_label_values(&[result]).inc();
+                let _ = accepted.send(answer);
+            }
+        }
+    }
+
+    /// The applier answered.
+    pub fn on_answer(
+        &mut self,
+        request: Request,
+        answer: Result<Accepted, Refusal>,
+        now: Timestamp,
+    ) -> Vec<Effect> {
+        let Request { action, subject } = request;
+        let policy = subject.policy.to_string();
+        let notice = match answer {
+            Ok(accepted) => {
+                let method = if subject.purpose == Purpose::Optimise { "InPlace" } else { "Revert" };
+                self.metrics.applications.with_label_values(&[policy.as_str(), method]).inc();
+                let notice = Notice::resizing(&subject, &action.plan);
+                let facts = self.index.facts(&subject.pod);
+                self.resizes.accepted(subject, action.plan, &accepted, facts.as_ref(), now);
+                notice
+            }
+            Err(refusal) => {
+                self.metrics
+                    .reconciliation_errors
+                    .with_label_values(&[policy.as_str(), refusal.reason.as_str()])
+                    .inc();
+                self.metrics.resizes.with_label_values(&[refusal.reason.as_str()]).inc();
+                self.resizes.refused(&subject, &refusal, now);
+                self.reevaluate(&subject.policy, now);
+                // a conflict is the fence at work, not news
+                if matches!(refusal.reason, Reason::Conflict | Reason::NotLeader | Reason::PodGone) {
+                    return Vec::new();
+                }
+                Notice::refused(&subject, &action.plan, &refusal)
+            }
+        };
+        vec![Effect::Notify(Box::new(notice))]
+    }
+
+    /// Follows resizes and evaluates the policies that are due. Call about twice a second.
+    pub fn tick(&mut self, now: Timestamp) -> Vec<Effect> {
+        self.show_sizes();
+        let Some(since) = self.leading_since else { return Vec::new() };
+        if !self.index.synced() {
+            return Vec::new();
+        }
+        let mut effects = self.follow(now);
+        self.compact(now);
+        // Agents reconnect within their backoff of 10 s and replay at once; a frame interval later all is in.
+        let starting = now.since(since) < Duration::from_secs(10) + self.settings.frame_interval * 2;
+        self.evaluate_due(starting, now, &mut effects);
+        effects
+    }
+
+    fn follow(&mut self, now: Timestamp) -> Vec<Effect> {
+        let Self { index, usage, resizes, .. } = self;
+        let deadlines: BTreeMap<&PolicyKey, Duration> = index
+            .policies()
+            .filter_map(|entry| Some((&entry.key, entry.parsed.as_ref().ok()?.0.update.deferred_deadline)))
+            .collect();
+        let default = Policy::default().update.deferred_deadline;
+        let seen = |pod: &PodKey, change: &ContainerChange, sent: Timestamp| {
+            // a frame from before the patch proves nothing
+            let lives = index.container_ids(pod).filter(|(_, name)| *name == change.container);
+            let limits = lives.filter_map(|(id, _)| usage.in_kernel(id)).max_by_key(|(_, until)| *until);
+            match limits {
+                Some((limits, until)) if *until > sent => in_kernel(change, limits),
+                _ => in_kernel(change, &CgroupLimits::default()).map(|_| false),
+            }
+        };
+        let deadline = |policy: &PolicyKey| deadlines.get(policy).copied().unwrap_or(default);
+        let ended = resizes.follow(now, |pod| index.facts(pod), deadline, seen);
+        ended.into_iter().flat_map(|end| self.on_end(&end, now)).collect()
+    }
+
+    fn on_end(&mut self, ended: &Ended, now: Timestamp) -> Vec<Effect> {
+        let Ended { subject, plan, sent, end, restarted } = ended;
+        let mut effects = Vec::new();
+        let outcome = match end {
+            End::Done(true) => "Done",
+            End::Done(false) => "DoneUnverified",
+            End::Failed { reason, .. } => reason.as_str(),
+            End::Void(_) => Reason::PodGone.as_str(),
+        };
+        self.metrics.resizes.with_label_values(&[outcome]).inc();
+        self.metrics.restarts_during_resize.inc_by(restarted.len() as u64);
+        match end {
+            End::Done(_) => {
+                self.metrics.resize_seconds.observe(now.since(*sent).as_secs_f64());
+                if let Some(state) = self.policies.get_mut(&subject.policy) {
+                    state.last_applied.insert(subject.workload.clone(), now);
+                }
+                effects.push(Effect::Notify(Box::new(Notice::done(ended))));
+            }
+            End::Failed { reason, message } => {
+                effects.push(Effect::Notify(Box::new(Notice::failed(subject, plan, *reason, message))));
+                // a revert that fails too is left as it is: the backoff holds, people are told
+                if subject.purpose == Purpose::Optimise {
+                    effects.extend(self.revert(subject, plan, *reason));
+                }
+            }
+            End::Void(_) => {}
+        }
+        self.reevaluate(&subject.policy, now);
+        effects
+    }
+
+    /// Puts back what was there. A resize that waits or fails still counts for scheduler and quota, and a restart
+    /// would start with it.
+    fn revert(
+        &mut self,
+        subject: &Subject,
+        plan: &optipod_common::decide::Plan,
+        reason: Reason,
+    ) -> Option<Effect> {
+        let facts = self.index.facts(&subject.pod).filter(|facts| facts.uid == subject.uid)?;
+        let plan = inverse(plan);
+        let before = facts.containers.iter().map(|c| (c.name.as_str(), c.desired));
+        let expected = Action::expectation(&plan, before);
+        let subject = Subject { purpose: Purpose::Revert(reason), ..subject.clone() };
+        let action = Action {
+            pod: subject.pod.clone(),
+            uid: facts.uid,
+            resource_version: facts.resource_version,
+            plan,
+            expected,
+        };
+        self.resizes.asked(&subject);
+        Some(Effect::Resize(Box::new(Request { action, subject })))
+    }
+
+    /// The next tick evaluates this policy.
+    fn reevaluate(&mut self, policy: &PolicyKey, now: Timestamp) {
+        if let Some(state) = self.policies.get_mut(policy) {
+            state.due = Some(now);
+        }
+    }
+
+    fn compact(&mut self, now: Timestamp) {
+        if self.compacted.is_some_and(|at| now.since(at) < COMPACT_EVERY) {
+            return;
+        }
+        self.compacted = Some(now);
+        let windows = self.index.policies().filter_map(|e| Some(e.parsed.as_ref().ok()?.0.rolling_window));
+        let retention = windows.fold(RETENTION, Duration::max);
+        self.usage.compact(now, retention);
+        let index = &self.index;
+        self.resizes.retain(|pod, uid| index.facts(pod).is_some_and(|facts| facts.uid == uid));
+    }
+
+    fn show_sizes(&mut self) {
+        let set =
+            |gauge: &prometheus::IntGauge, value: usize| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        set(&self.metrics.store_containers, self.usage.store().len());
+        set(&self.metrics.store_slots, self.usage.store().slots());
+        set(&self.metrics.records_parked, self.usage.parked_records());
+        set(&self.metrics.resizes_in_flight, self.resizes.count());
+        set(&self.metrics.pods, self.index.pod_count());
+        self.metrics.records_dropped.inc_by(self.usage.take_dropped());
+        self.metrics.frames_lost.set(i64::try_from(self.usage.lost_frames()).unwrap_or(i64::MAX));
+    }
+}

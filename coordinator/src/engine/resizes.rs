@@ -1,0 +1,287 @@
+//! Follows every resize from the accepted patch to its end, and remembers failures.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use optipod_common::decide::{Backoff, ContainerChange, Direction, Plan, Reason};
+use optipod_common::ident::WorkloadRef;
+use optipod_common::progress::{Progress, SentResize, progress};
+use optipod_common::resources::PodFacts;
+use optipod_common::time::Timestamp;
+
+use crate::apply::{Accepted, Refusal};
+use crate::index::{PodKey, PolicyKey};
+
+/// `Error` is retried by the kubelet on each sync; while it lasts the allocated size is already the new one, so a
+/// restart would start with it. Transient ones (`missing container memory usage`) clear within seconds.
+const ERROR_DEADLINE: Duration = Duration::from_secs(30);
+
+/// A kubelet that does nothing for this long is down or stuck (bugs 2, 6 of the semantics page).
+const SILENCE_DEADLINE: Duration = Duration::from_secs(300);
+
+/// After this long without word from the agent a finished resize counts as unverified.
+const VERIFY_DEADLINE: Duration = Duration::from_secs(60);
+
+/// Why a resize is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// To reach the recommended size.
+    Optimise,
+    /// To take back a resize that the kubelet will not do.
+    Revert(Reason),
+}
+
+/// Whose resize.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subject {
+    /// The policy that wants it.
+    pub policy: PolicyKey,
+    /// The workload of the pod.
+    pub workload: WorkloadRef,
+    /// The pod.
+    pub pod: PodKey,
+    /// Its uid.
+    pub uid: String,
+    /// Why.
+    pub purpose: Purpose,
+}
+
+/// How a resize ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// Whose.
+    pub subject: Subject,
+    /// What was written.
+    pub plan: Plan,
+    /// When it was accepted.
+    pub sent: Timestamp,
+    /// How.
+    pub end: End,
+    /// Containers that restarted meanwhile.
+    pub restarted: Vec<String>,
+}
+
+/// Ways to end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The kubelet has done it; `true` = the agent saw the new limits in the cgroup, or there is nothing to see.
+    Done(bool),
+    /// It failed and has to be taken back by this plan.
+    Failed {
+        /// Why.
+        reason: Reason,
+        /// In the kubelet's words.
+        message: String,
+    },
+    /// The pod is gone, or somebody else wrote other values.
+    Void(Progress),
+}
+
+struct Tracked {
+    subject: Subject,
+    plan: Plan,
+    sent: SentResize,
+    state: Progress,
+    since: Timestamp,
+    restarts: BTreeMap<String, u32>,
+}
+
+/// Failures of one pod in a row.
+struct Failures {
+    pod: PodKey,
+    count: u32,
+    backoff: Backoff,
+}
+
+/// All resizes under way and all failures that are not forgotten.
+#[derive(Default)]
+pub struct Resizes {
+    /// Handed to the applier, no answer yet.
+    asked: HashMap<String, PolicyKey>,
+    tracked: HashMap<String, Tracked>,
+    failures: HashMap<String, Failures>,
+}
+
+impl Resizes {
+    /// Nothing more is done to this pod until the answer is in.
+    pub fn asked(&mut self, subject: &Subject) {
+        self.asked.insert(subject.uid.clone(), subject.policy.clone());
+    }
+
+    /// The API server accepted: from now on it is followed.
+    pub fn accepted(
+        &mut self,
+        subject: Subject,
+        plan: Plan,
+        accepted: &Accepted,
+        facts: Option<&PodFacts>,
+        now: Timestamp,
+    ) {
+        self.asked.remove(&subject.uid);
+        let uid = subject.uid.clone();
+        let sent = SentResize {
+            uid: uid.clone(),
+            generation: accepted.generation,
+            changes: plan.changes.clone(),
+            at: now,
+        };
+        let restarts = facts.map(restarts).unwrap_or_default();
+        let state = Progress::Accepted;
+        self.tracked.insert(uid, Tracked { subject, plan, sent, state, since: now, restarts });
+    }
+
+    /// The patch was not made.
+    pub fn refused(&mut self, subject: &Subject, refusal: &Refusal, now: Timestamp) {
+        self.asked.remove(&subject.uid);
+        self.fail(subject, refusal.reason, &refusal.message, now);
+    }
+
+    /// Reads the progress of every resize. Ended ones are returned and followed no longer.
+    pub fn follow<'a>(
+        &mut self,
+        now: Timestamp,
+        facts: impl Fn(&PodKey) -> Option<PodFacts>,
+        deferred_deadline: impl Fn(&PolicyKey) -> Duration,
+        seen_in_kernel: impl Fn(&PodKey, &ContainerChange, Timestamp) -> Option<bool> + 'a,
+    ) -> Vec<Ended> {
+        let mut ended = Vec::new();
+        self.tracked.retain(|_, tracked| {
+            let pod = facts(&tracked.subject.pod);
+            let state = pod.as_ref().map_or(Progress::Gone, |pod| progress(&tracked.sent, pod));
+            if std::mem::discriminant(&state) != std::mem::discriminant(&tracked.state) {
+                tracked.since = now;
+            }
+            // a finished state must be seen in two rounds: the kubelet's status flaps between old and new
+            let settled = state == tracked.state;
+            tracked.state = state.clone();
+            let lasted = now.since(tracked.since);
+            let failed = |reason, message: &str| Some(End::Failed { reason, message: message.to_owned() });
+            let end = match &state {
+                Progress::Done if settled => {
+                    let verdicts: Vec<_> = tracked
+                        .plan
+                        .changes
+                        .iter()
+                        .filter_map(|change| seen_in_kernel(&tracked.subject.pod, change, tracked.sent.at))
+                        .collect();
+                    match verdicts.iter().all(|seen| *seen) {
+                        true => Some(End::Done(true)),
+                        false if lasted > VERIFY_DEADLINE => Some(End::Done(false)),
+                        false => None,
+                    }
+                }
+                Progress::Gone | Progress::Superseded => Some(End::Void(state.clone())),
+                Progress::Infeasible(message) => failed(Reason::ResizeInfeasible, message),
+                Progress::Deferred(message) if lasted >= deferred_deadline(&tracked.subject.policy) => {
+                    failed(Reason::ResizeDeferred, message)
+                }
+                Progress::Error(message) if lasted >= ERROR_DEADLINE => failed(Reason::ResizeError, message),
+                Progress::Accepted | Progress::InProgress if lasted >= SILENCE_DEADLINE => {
+                    failed(Reason::ResizeTimeout, "the kubelet has not finished for 5 minutes")
+                }
+                _ => None,
+            };
+            let Some(end) = end else { return true };
+            let after = pod.as_ref().map(restarts).unwrap_or_default();
+            let restarted = tracked
+                .restarts
+                .iter()
+                .filter(|(name, before)| after.get(*name).is_some_and(|count| count > before))
+                .map(|(name, _)| name.clone())
+                .collect();
+            ended.push(Ended {
+                subject: tracked.subject.clone(),
+                plan: tracked.plan.clone(),
+                sent: tracked.sent.at,
+                end,
+                restarted,
+            });
+            false
+        });
+        for end in &ended {
+            match &end.end {
+                End::Done(_) if end.subject.purpose == Purpose::Optimise => {
+                    self.failures.remove(&end.subject.uid);
+                }
+                End::Failed { reason, message } => self.fail(&end.subject, *reason, message, now),
+                End::Done(_) | End::Void(_) => {}
+            }
+        }
+        ended
+    }
+
+    /// What keeps this pod from being resized again.
+    pub fn backoff(&self, uid: &str) -> Option<&Backoff> {
+        self.failures.get(uid).map(|failures| &failures.backoff)
+    }
+
+    /// The state of this pod's resize, when one is under way.
+    pub fn state(&self, uid: &str) -> Option<&Progress> {
+        self.tracked.get(uid).map(|tracked| &tracked.state)
+    }
+
+    /// True while a resize of this pod is under way.
+    pub fn in_flight(&self, uid: &str) -> bool {
+        self.asked.contains_key(uid) || self.tracked.contains_key(uid)
+    }
+
+    /// Resizes under way of one policy.
+    pub fn in_flight_of(&self, policy: &PolicyKey) -> usize {
+        let tracked = self.tracked.values().filter(|t| t.subject.policy == *policy).count();
+        tracked + self.asked.values().filter(|p| *p == policy).count()
+    }
+
+    /// All resizes under way.
+    pub fn count(&self) -> usize {
+        self.asked.len() + self.tracked.len()
+    }
+
+    /// Forgets failures of pods that are gone.
+    pub fn retain(&mut self, exists: impl Fn(&PodKey, &str) -> bool) {
+        self.failures.retain(|uid, failures| exists(&failures.pod, uid));
+    }
+
+    fn fail(&mut self, subject: &Subject, reason: Reason, message: &str, now: Timestamp) {
+        let count = self.failures.get(&subject.uid).map_or(0, |failures| failures.count);
+        let (first, longest) = pause(reason);
+        let wait = first.saturating_mul(1 << count.min(16)).min(longest);
+        let backoff = Backoff { until: now + wait, reason, message: message.to_owned() };
+        let failures = Failures { pod: subject.pod.clone(), count: count.saturating_add(1), backoff };
+        self.failures.insert(subject.uid.clone(), failures);
+    }
+}
+
+/// First and longest pause after a failure; doubled in between.
+fn pause(reason: Reason) -> (Duration, Duration) {
+    let seconds = |first, longest| (Duration::from_secs(first), Duration::from_secs(longest));
+    match reason {
+        // the pod's own status moved; the next evaluation sees it
+        Reason::Conflict | Reason::NotLeader => seconds(2, 60),
+        Reason::ApiUnavailable => seconds(5, 300),
+        Reason::ResizeInfeasible => seconds(600, 6 * 3600),
+        _ => seconds(60, 3600),
+    }
+}
+
+/// The plan that takes a plan back.
+pub fn inverse(plan: &Plan) -> Plan {
+    let direction = match plan.direction {
+        Direction::Decrease => Direction::Increase,
+        Direction::Increase => Direction::Decrease,
+    };
+    let changes = plan
+        .changes
+        .iter()
+        .map(|change| ContainerChange {
+            container: change.container.clone(),
+            sidecar: change.sidecar,
+            to: change.from,
+            from: change.to,
+        })
+        .collect();
+    Plan { direction, changes }
+}
+
+fn restarts(pod: &PodFacts) -> BTreeMap<String, u32> {
+    pod.containers.iter().map(|c| (c.name.clone(), c.restarts)).collect()
+}

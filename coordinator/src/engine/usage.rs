@@ -1,0 +1,162 @@
+//! Frames become usage of workloads: counted once, joined with pods, parked while a pod is unknown.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use optipod_common::frame::{CgroupLimits, ContainerRecord, Frame};
+use optipod_common::ident::{ContainerId, WorkloadContainer};
+use optipod_common::ledger::{Admission, Ledger};
+use optipod_common::store::{Evidence, Store};
+use optipod_common::time::Timestamp;
+
+use crate::index::Index;
+use crate::ingest::Accepted;
+
+/// Usage whose pod is not known is kept this long: a pod's status follows its first cgroup by seconds, and by
+/// minutes when the API server is in trouble.
+const PARK_FOR: Duration = Duration::from_secs(600);
+
+/// Records parked at once, all nodes together: about 2 KB each.
+const PARK_AT_MOST: usize = 20_000;
+
+/// Kernel limits of a container that no frame mentioned for this long are forgotten.
+const KERNEL_FOR: Duration = Duration::from_secs(900);
+
+/// Everything that came from agents.
+#[derive(Default)]
+pub struct Usage {
+    store: Store,
+    ledgers: HashMap<String, Ledger>,
+    parked: HashMap<ContainerId, Parked>,
+    parked_records: usize,
+    dropped_records: u64,
+    foreign_records: u64,
+    kernel: HashMap<ContainerId, (CgroupLimits, Timestamp)>,
+}
+
+#[derive(Default)]
+struct Parked {
+    records: Vec<(ContainerRecord, Timestamp, Timestamp)>,
+    first: Option<Timestamp>,
+    last: Option<Timestamp>,
+    /// Nobody claims it (a sandbox, or a pod of another cluster): nothing more is parked.
+    given_up: bool,
+}
+
+impl Usage {
+    /// An agent connected: the sequence to resume from.
+    pub fn connected(&mut self, node: &str, epoch: u64, oldest: u64) -> u64 {
+        let ledger = self.ledgers.entry(node.to_owned()).or_default();
+        if oldest > 0 {
+            ledger.forget_below(epoch, oldest);
+        }
+        ledger.accepted(epoch) + 1
+    }
+
+    /// Counts a frame once; nothing of a refused frame is used.
+    pub fn frame(
+        &mut self,
+        node: &str,
+        frame: &Frame,
+        index: &Index,
+        now: Timestamp,
+    ) -> (Admission, Accepted) {
+        let ledger = self.ledgers.entry(node.to_owned()).or_default();
+        let admission = ledger.admit(frame.epoch, frame.sequence);
+        // There is no checkpoint yet, so nothing is durable: agents keep what they hold for the next leader.
+        let accepted = Accepted { accepted: ledger.accepted(frame.epoch), durable: 0 };
+        if admission == Admission::New {
+            for record in &frame.containers {
+                let id = record.key.id;
+                let bound = index.pod_of(&id).and_then(|pod| index.node_of(pod));
+                if bound.is_some_and(|bound| bound != node) {
+                    self.foreign_records += 1;
+                    continue;
+                }
+                let seen = self.kernel.entry(id).or_insert((record.limits, frame.end));
+                if seen.1 <= frame.end {
+                    *seen = (record.limits, frame.end);
+                }
+                match index.container(&id) {
+                    Some(owner) => self.store.add(owner, record, frame.start, frame.end, now),
+                    None => self.park(record, frame.start, frame.end, now),
+                }
+            }
+        }
+        (admission, accepted)
+    }
+
+    fn park(&mut self, record: &ContainerRecord, start: Timestamp, end: Timestamp, now: Timestamp) {
+        let parked = self.parked.entry(record.key.id).or_default();
+        parked.last = Some(now);
+        parked.first.get_or_insert(now);
+        if parked.given_up || self.parked_records >= PARK_AT_MOST {
+            self.dropped_records += 1;
+            return;
+        }
+        parked.records.push((record.clone(), start, end));
+        self.parked_records += 1;
+    }
+
+    /// Pods became known: what was parked for them counts now.
+    pub fn join(&mut self, ids: &[ContainerId], index: &Index, now: Timestamp) {
+        for id in ids {
+            let Some(owner) = index.container(id) else { continue };
+            let Some(parked) = self.parked.remove(id) else { continue };
+            self.parked_records -= parked.records.len();
+            for (record, start, end) in parked.records {
+                self.store.add(owner.clone(), &record, start, end, now);
+            }
+        }
+    }
+
+    /// Coarsens, forgets, gives up on what nobody claims.
+    pub fn compact(&mut self, now: Timestamp, retention: Duration) {
+        self.store.compact(now, retention);
+        self.kernel.retain(|_, (_, seen)| now.since(*seen) < KERNEL_FOR);
+        for parked in self.parked.values_mut() {
+            if parked.first.is_some_and(|first| now.since(first) > PARK_FOR) {
+                self.parked_records -= parked.records.len();
+                self.dropped_records += parked.records.len() as u64;
+                parked.records = Vec::new();
+                parked.given_up = true;
+            }
+        }
+        self.parked.retain(|_, parked| parked.last.is_some_and(|last| now.since(last) < PARK_FOR));
+    }
+
+    /// Evidence of one container of a workload.
+    pub fn evidence(&self, key: &WorkloadContainer, now: Timestamp, window: Duration) -> Option<Evidence> {
+        self.store.evidence(key, now, window)
+    }
+
+    /// Limits that the agent read from the cgroup, and until when its frame reaches.
+    pub fn in_kernel(&self, id: &ContainerId) -> Option<&(CgroupLimits, Timestamp)> {
+        self.kernel.get(id)
+    }
+
+    /// The store, for its numbers.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Frames that will never come.
+    pub fn lost_frames(&self) -> u64 {
+        self.ledgers.values().map(Ledger::lost).sum()
+    }
+
+    /// Records that wait for their pod.
+    pub const fn parked_records(&self) -> usize {
+        self.parked_records
+    }
+
+    /// Records of containers that are not on the node that sent them, since the last call.
+    pub const fn take_foreign(&mut self) -> u64 {
+        std::mem::replace(&mut self.foreign_records, 0)
+    }
+
+    /// Records whose pod never became known, since the last call.
+    pub const fn take_dropped(&mut self) -> u64 {
+        std::mem::replace(&mut self.dropped_records, 0)
+    }
+}

@@ -1,0 +1,237 @@
+//! Names of every coordinator metric.
+
+use prometheus::core::Collector;
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
+};
+
+/// Seconds, from a fast evaluation to a stuck one.
+const DURATION_BUCKETS: [f64; 10] = [0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0];
+
+/// Seconds from a patch to its end on an ordinary node (under a second) and on a bad day.
+const RESIZE_BUCKETS: [f64; 9] = [0.25, 0.5, 1.0, 2.0, 5.0, 15.0, 60.0, 300.0, 1800.0];
+
+/// All metrics, registered in one registry. Cheap to clone.
+#[derive(Clone)]
+pub struct Metrics {
+    registry: Registry,
+    /// 1 while this process leads.
+    pub leader: IntGauge,
+    /// Streams of agents.
+    pub streams: IntGauge,
+    /// Frames by what became of them: `new`, `duplicate`, `refused`.
+    pub frames: IntCounterVec,
+    /// Malformed frames by field.
+    pub frames_refused: IntCounterVec,
+    /// Frames that agents dropped before any coordinator took them.
+    pub frames_lost: IntGauge,
+    /// Records whose container is not known yet.
+    pub records_parked: IntGauge,
+    /// Records whose container never became known.
+    pub records_dropped: IntCounter,
+    /// Records of containers that are not on the node that sent them.
+    pub records_foreign: IntCounter,
+    /// Containers of workloads with usage in the store.
+    pub store_containers: IntGauge,
+    /// Slots of time in the store.
+    pub store_slots: IntGauge,
+    /// Pods in the index.
+    pub pods: IntGauge,
+    /// Resizes under way.
+    pub resizes_in_flight: IntGauge,
+    /// Resizes by outcome: `Done`, `DoneUnverified`, or a reason.
+    pub resizes: IntCounterVec,
+    /// Seconds from the accepted patch until the kubelet has done it.
+    pub resize_seconds: Histogram,
+    /// Containers that restarted while a resize of their pod was under way.
+    pub restarts_during_resize: IntCounter,
+    /// Workloads that a policy selects.
+    pub workloads_monitored: IntGaugeVec,
+    /// Workloads whose pods have the recommended size.
+    pub workloads_updated: IntGaugeVec,
+    /// Workloads that are left alone, by reason.
+    pub workloads_skipped: IntGaugeVec,
+    /// Time of one evaluation of a policy.
+    pub reconciliation_seconds: HistogramVec,
+    /// Errors while a policy was evaluated or applied.
+    pub reconciliation_errors: IntCounterVec,
+    /// Recommendations computed (containers).
+    pub recommendations: IntCounterVec,
+    /// Patches that the API server accepted.
+    pub applications: IntCounterVec,
+}
+
+impl Metrics {
+    /// Registers everything.
+    ///
+    /// # Errors
+    /// When a name is registered twice.
+    #[allow(clippy::too_many_lines, reason = "one list of all names")]
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let registry = Registry::new_custom(None, None)?;
+        let r = &registry;
+        Ok(Self {
+            leader: gauge(r, "optipod_coordinator_leader", "1 while this process leads.")?,
+            streams: gauge(r, "optipod_coordinator_agent_streams", "Open streams of agents.")?,
+            frames: counters(
+                r,
+                "optipod_coordinator_frames_total",
+                "Frames by what became of them.",
+                &["result"],
+            )?,
+            frames_refused: counters(
+                r,
+                "optipod_coordinator_frames_malformed_total",
+                "Malformed frames by the field that is wrong.",
+                &["category"],
+            )?,
+            frames_lost: gauge(
+                r,
+                "optipod_coordinator_frames_lost",
+                "Frames that agents dropped before any coordinator took them.",
+            )?,
+            records_parked: gauge(
+                r,
+                "optipod_coordinator_records_parked",
+                "Container records whose pod is not known yet.",
+            )?,
+            records_dropped: counter(
+                r,
+                "optipod_coordinator_records_dropped_total",
+                "Container records whose pod never became known (sandboxes among them).",
+            )?,
+            records_foreign: counter(
+                r,
+                "optipod_coordinator_records_foreign_total",
+                "Container records refused: the container is not on the node that sent them.",
+            )?,
+            store_containers: gauge(
+                r,
+                "optipod_coordinator_store_containers",
+                "Containers of workloads with usage in the store.",
+            )?,
+            store_slots: gauge(r, "optipod_coordinator_store_slots", "Slots of time in the store.")?,
+            pods: gauge(r, "optipod_coordinator_pods", "Pods in the index.")?,
+            resizes_in_flight: gauge(r, "optipod_coordinator_resizes_in_flight", "Resizes under way.")?,
+            resizes: counters(
+                r,
+                "optipod_coordinator_resizes_total",
+                "Finished resizes by outcome: Done, DoneUnverified, or the reason of the failure.",
+                &["outcome"],
+            )?,
+            resize_seconds: registered(
+                r,
+                Histogram::with_opts(
+                    HistogramOpts::new(
+                        "optipod_coordinator_resize_duration_seconds",
+                        "From the accepted patch until desired, allocated and actual agree.",
+                    )
+                    .buckets(RESIZE_BUCKETS.to_vec()),
+                )?,
+            )?,
+            restarts_during_resize: counter(
+                r,
+                "optipod_coordinator_restarts_during_resize_total",
+                "Container restarts seen while a resize of their pod was under way.",
+            )?,
+            workloads_monitored: gauges(
+                r,
+                "optipod_workloads_monitored",
+                "Workloads that a policy selects.",
+                &["namespace", "policy"],
+            )?,
+            workloads_updated: gauges(
+                r,
+                "optipod_workloads_updated",
+                "Workloads whose pods all have the recommended size.",
+                &["namespace", "policy"],
+            )?,
+            workloads_skipped: gauges(
+                r,
+                "optipod_workloads_skipped",
+                "Workloads that are left alone, by reason.",
+                &["namespace", "policy", "reason"],
+            )?,
+            reconciliation_seconds: registered(
+                r,
+                HistogramVec::new(
+                    HistogramOpts::new(
+                        "optipod_reconciliation_duration_seconds",
+                        "Time of one evaluation of a policy.",
+                    )
+                    .buckets(DURATION_BUCKETS.to_vec()),
+                    &["policy"],
+                )?,
+            )?,
+            reconciliation_errors: counters(
+                r,
+                "optipod_reconciliation_errors_total",
+                "Errors while a policy was evaluated or applied.",
+                &["policy", "error_type"],
+            )?,
+            recommendations: counters(
+                r,
+                "optipod_recommendations_total",
+                "Recommendations computed, one per container and evaluation.",
+                &["policy"],
+            )?,
+            applications: counters(
+                r,
+                "optipod_applications_total",
+                "Patches that the API server accepted.",
+                &["policy", "method"],
+            )?,
+            registry,
+        })
+    }
+
+    /// Everything in the Prometheus text format.
+    ///
+    /// # Errors
+    /// When the encoder fails.
+    pub fn encode(&self) -> Result<Vec<u8>, prometheus::Error> {
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(text)
+    }
+
+    /// Names of all families, for the documentation's test.
+    pub fn names(&self) -> Vec<String> {
+        self.registry.gather().iter().map(|family| family.name().to_owned()).collect()
+    }
+}
+
+fn registered<C: Collector + Clone + 'static>(
+    registry: &Registry,
+    collector: C,
+) -> Result<C, prometheus::Error> {
+    registry.register(Box::new(collector.clone()))?;
+    Ok(collector)
+}
+
+fn gauge(registry: &Registry, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
+    registered(registry, IntGauge::new(name, help)?)
+}
+
+fn gauges(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> Result<IntGaugeVec, prometheus::Error> {
+    registered(registry, IntGaugeVec::new(Opts::new(name, help), labels)?)
+}
+
+fn counter(registry: &Registry, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
+    registered(registry, IntCounter::new(name, help)?)
+}
+
+fn counters(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> Result<IntCounterVec, prometheus::Error> {
+    registered(registry, IntCounterVec::new(Opts::new(name, help), labels)?)
+}

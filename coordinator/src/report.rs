@@ -1,0 +1,194 @@
+//! Tells people: policy statuses and Events. The only writer of both.
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::api::{Api, Patch, PatchParams};
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use kube::{Client, Resource};
+use optipod_common::decide::{Plan, Reason};
+use serde_json::json;
+use tracing::{info, warn};
+
+use crate::FIELD_MANAGER;
+use crate::api::v1alpha1::{OptimizationPolicy, OptimizationPolicyStatus};
+use crate::apply::Refusal;
+use crate::engine::{End, Ended, Purpose, Subject};
+use crate::index::{PolicyEntry, PolicyKey};
+use crate::status::Problem;
+
+/// The API allows 1024 bytes.
+const NOTE_BYTES: usize = 1000;
+
+/// Something that people should know, as a value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notice {
+    /// What it is about.
+    pub about: About,
+    /// Warning or normal.
+    pub warning: bool,
+    /// In one word.
+    pub reason: String,
+    /// What was tried.
+    pub action: String,
+    /// In words.
+    pub note: String,
+}
+
+/// What an Event is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum About {
+    /// A pod, by a policy.
+    Pod(Box<Subject>),
+    /// A policy and its uid.
+    Policy(PolicyKey, String),
+}
+
+impl Notice {
+    fn pod(subject: &Subject, warning: bool, reason: &str, note: String) -> Self {
+        let action = if subject.purpose == Purpose::Optimise { "Resize" } else { "Revert" };
+        let about = About::Pod(Box::new(subject.clone()));
+        Self { about, warning, reason: reason.to_owned(), action: action.to_owned(), note }
+    }
+
+    /// The API server accepted a patch.
+    pub fn resizing(subject: &Subject, plan: &Plan) -> Self {
+        match subject.purpose {
+            Purpose::Optimise => {
+                Self::pod(subject, false, "Resizing", format!("{plan}; policy {}", subject.policy))
+            }
+            Purpose::Revert(reason) => Self::pod(
+                subject,
+                true,
+                "Reverting",
+                format!("{plan}; because of {reason}; policy {}", subject.policy),
+            ),
+        }
+    }
+
+    /// The kubelet has done it.
+    pub fn done(ended: &Ended) -> Self {
+        let verified =
+            if ended.end == End::Done(true) { "" } else { "; not seen in the cgroup (Unverified)" };
+        if ended.restarted.is_empty() {
+            Self::pod(&ended.subject, false, "Resized", format!("{}{verified}", ended.plan))
+        } else {
+            let names = ended.restarted.join(", ");
+            Self::pod(
+                &ended.subject,
+                true,
+                "RestartedDuringResize",
+                format!("{}{verified}; restarted: {names}", ended.plan),
+            )
+        }
+    }
+
+    /// The patch was not made.
+    pub fn refused(subject: &Subject, plan: &Plan, refusal: &Refusal) -> Self {
+        Self::pod(subject, true, refusal.reason.as_str(), format!("{}; wanted: {plan}", refusal.message))
+    }
+
+    /// The kubelet did not do it.
+    pub fn failed(subject: &Subject, plan: &Plan, reason: Reason, message: &str) -> Self {
+        Self::pod(subject, true, reason.as_str(), format!("{message}; wanted: {plan}"))
+    }
+
+    /// The policy is wrong.
+    pub fn invalid_policy(entry: &PolicyEntry, problem: &Problem) -> Self {
+        Self {
+            about: About::Policy(entry.key.clone(), entry.uid.clone()),
+            warning: true,
+            reason: problem.reason.clone(),
+            action: "Validate".to_owned(),
+            note: problem.message.clone(),
+        }
+    }
+}
+
+/// Writes statuses and Events. Failures are logged, never retried in a loop: the next evaluation says it again.
+#[derive(Clone)]
+pub struct Desk {
+    client: Client,
+    recorder: Recorder,
+}
+
+impl Desk {
+    /// A reporter that signs with the name of this pod.
+    pub fn new(client: Client, pod_name: &str) -> Self {
+        let reporter = Reporter { controller: FIELD_MANAGER.to_owned(), instance: Some(pod_name.to_owned()) };
+        Self { recorder: Recorder::new(client.clone(), reporter), client }
+    }
+
+    /// Replaces the status of a policy.
+    pub async fn write_status(&self, key: &PolicyKey, status: &OptimizationPolicyStatus) {
+        let policies: Api<OptimizationPolicy> = Api::namespaced(self.client.clone(), &key.namespace);
+        let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        let patch = Patch::Merge(json!({ "status": status }));
+        match policies.patch_status(&key.name, &params, &patch).await {
+            Ok(_) => {}
+            Err(kube::Error::Api(status)) if status.code == 404 => {}
+            Err(error) => warn!(policy = %key, %error, "policy status not written"),
+        }
+    }
+
+    /// Logs the notice and publishes it as an Event.
+    pub async fn notify(&self, notice: &Notice) {
+        let Notice { about, warning, reason, action, note } = notice;
+        let (regarding, secondary, name) = match about {
+            About::Pod(subject) => {
+                let pod = reference("v1", "Pod", &subject.pod.namespace, &subject.pod.name, &subject.uid);
+                let policy = policy_reference(&subject.policy, "");
+                (pod, Some(policy), format!("{} of {}", subject.pod, subject.workload))
+            }
+            About::Policy(key, uid) => (policy_reference(key, uid), None, key.to_string()),
+        };
+        if *warning {
+            warn!(about = name, reason, "{note}");
+        } else {
+            info!(about = name, reason, "{note}");
+        }
+        let event = Event {
+            type_: if *warning { EventType::Warning } else { EventType::Normal },
+            reason: reason.clone(),
+            note: Some(cut(note)),
+            action: action.clone(),
+            secondary,
+        };
+        if let Err(error) = self.recorder.publish(&event, &regarding).await {
+            warn!(about = name, %error, "Event not published");
+        }
+    }
+}
+
+fn reference(api_version: &str, kind: &str, namespace: &str, name: &str, uid: &str) -> ObjectReference {
+    ObjectReference {
+        api_version: Some(api_version.to_owned()),
+        kind: Some(kind.to_owned()),
+        namespace: Some(namespace.to_owned()),
+        name: Some(name.to_owned()),
+        uid: Some(uid.to_owned()).filter(|uid| !uid.is_empty()),
+        ..ObjectReference::default()
+    }
+}
+
+fn policy_reference(key: &PolicyKey, uid: &str) -> ObjectReference {
+    let (version, kind) = (OptimizationPolicy::api_version(&()), OptimizationPolicy::kind(&()));
+    reference(&version, &kind, &key.namespace, &key.name, uid)
+}
+
+fn cut(note: &str) -> String {
+    let end =
+        note.char_indices().map(|(at, c)| at + c.len_utf8()).take_while(|end| *end <= NOTE_BYTES).last();
+    note.get(..end.unwrap_or(0)).unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_notes_are_cut_at_a_character() {
+        assert_eq!(cut("short"), "short");
+        assert_eq!(cut(""), "");
+        let cut = cut(&"ä".repeat(1000));
+        assert_eq!(cut.len(), 1000);
+    }
+}

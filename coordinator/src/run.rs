@@ -1,0 +1,207 @@
+//! Wires the parts together and keeps them alive: one task, one owner, bounded channels.
+
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use kube::Client;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::Server;
+use tracing::{info, warn};
+
+use crate::FIELD_MANAGER;
+use crate::admin::{Health, router};
+use crate::apply::{Accepted, Applier, Refusal};
+use crate::config::Config;
+use crate::engine::{Effect, Engine, Request, Settings};
+use crate::index::{Change, Index};
+use crate::ingest::{Ingest, IngestService, now};
+use crate::lease::{Candidate, Leadership, elect};
+use crate::metrics::Metrics;
+use crate::report::Desk;
+use crate::watch::spawn;
+
+/// Reaction time to a change of a pod under resize.
+const TICK: Duration = Duration::from_millis(500);
+
+/// Changes that wait for the engine: a rollout of a large Deployment in one burst; beyond it the watches wait.
+const CHANGES: usize = 1024;
+
+/// Frames that wait for the engine: one each of a few hundred nodes; beyond it agents wait.
+const FRAMES: usize = 256;
+
+/// Effects that wait for the API server; beyond it the engine drops nothing, it waits.
+const EFFECTS: usize = 1024;
+
+/// Patches under way at once, all policies together.
+const PATCHES: usize = 16;
+
+/// A keepalive without answer for this long ends an agent's stream.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+
+/// Runs the coordinator until `shutdown` completes or a part dies.
+///
+/// # Errors
+/// When something cannot be started, or a part that must live has ended.
+pub async fn run(config: Config, client: Client, shutdown: impl Future<Output = ()>) -> Result<()> {
+    config.check().map_err(anyhow::Error::msg)?;
+    let metrics = Metrics::new()?;
+    let health = Health::default();
+    let (stop, stopped) = watch::channel(false);
+    let (publish, leadership) = watch::channel(Leadership::default());
+    let (change_sender, changes) = mpsc::channel(CHANGES);
+    let (ingest_sender, ingest) = mpsc::channel(FRAMES);
+
+    let telemetry =
+        TcpListener::bind(config.listen).await.with_context(|| format!("--listen {}", config.listen))?;
+    let admin = TcpListener::bind(config.admin_listen)
+        .await
+        .with_context(|| format!("--admin-listen {}", config.admin_listen))?;
+    let candidate = Candidate {
+        namespace: config.namespace.clone(),
+        lease: config.lease_name.clone(),
+        identity: config.pod_name.clone(),
+        address: std::net::SocketAddr::new(config.pod_ip, telemetry.local_addr()?.port()).to_string(),
+        owner: config.lease_owner_deployment.clone(),
+        duration: config.lease_duration,
+        renew: config.renew_interval,
+    };
+    let service =
+        IngestService::new(ingest_sender, leadership.clone(), config.frame_interval, metrics.clone());
+    let settings = Settings {
+        namespace: config.namespace.clone(),
+        dry_run: config.dry_run,
+        frame_interval: config.frame_interval,
+    };
+    let index = Index::new(config.namespace.clone(), config.cluster_policy_namespaces.clone(), FIELD_MANAGER);
+    let engine = EngineTask {
+        engine: Engine::new(settings, index, metrics.clone()),
+        applier: Applier::new(client.clone(), leadership.clone()),
+        desk: Desk::new(client.clone(), &config.pod_name),
+        leadership: leadership.clone(),
+        health: health.clone(),
+    };
+    info!(listen = %telemetry.local_addr()?, admin = %admin.local_addr()?, dry_run = config.dry_run, "coordinator starts");
+
+    let mut watches = spawn(&client, &change_sender);
+    let mut election = tokio::spawn(elect(client, candidate, publish, stopped.clone()));
+    let mut engine = tokio::spawn(engine.run(changes, ingest, stopped.clone()));
+    let mut grpc = tokio::spawn(
+        Server::builder()
+            .http2_keepalive_interval(Some(KEEPALIVE))
+            .http2_keepalive_timeout(Some(KEEPALIVE))
+            .add_service(service.into_server())
+            .serve_with_incoming_shutdown(TcpListenerStream::new(telemetry), until(stopped.clone())),
+    );
+    let mut http = tokio::spawn(
+        axum::serve(admin, router(metrics, health)).with_graceful_shutdown(until(stopped)).into_future(),
+    );
+
+    let ended = tokio::select! {
+        () = shutdown => None,
+        Some(ended) = watches.join_next() => Some(format!("watch ended: {ended:?}")),
+        ended = &mut election => Some(format!("election ended: {ended:?}")),
+        ended = &mut engine => Some(format!("engine ended: {ended:?}")),
+        ended = &mut grpc => Some(format!("gRPC server ended: {ended:?}")),
+        ended = &mut http => Some(format!("HTTP server ended: {ended:?}")),
+    };
+    stop.send_replace(true);
+    if let Some(what) = ended {
+        bail!(what);
+    }
+    info!("shutting down");
+    // The Lease is given back first of all, so that a standby takes over at once.
+    if tokio::time::timeout(Duration::from_secs(5), election).await.is_err() {
+        warn!("the lease was not released within 5 s");
+    }
+    Ok(())
+}
+
+async fn until(mut stopped: watch::Receiver<bool>) {
+    // a dropped sender is a stop, too
+    let _ = stopped.wait_for(|stop| *stop).await;
+}
+
+struct EngineTask {
+    engine: Engine,
+    applier: Applier,
+    desk: Desk,
+    leadership: watch::Receiver<Leadership>,
+    health: Health,
+}
+
+impl EngineTask {
+    /// Turns the engine until `stopped`.
+    async fn run(
+        mut self,
+        mut changes: mpsc::Receiver<Change>,
+        mut ingest: mpsc::Receiver<Ingest>,
+        mut stopped: watch::Receiver<bool>,
+    ) {
+        let (answers, mut answered) = mpsc::channel(EFFECTS);
+        let effects = self.spawn_effects(answers);
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let due = tokio::select! {
+                Some(change) = changes.recv() => { self.engine.on_change(change, now()); Vec::new() }
+                Some(message) = ingest.recv() => {
+                    self.lead();
+                    self.engine.on_ingest(message, now());
+                    Vec::new()
+                }
+                Some((request, answer)) = answered.recv() => self.engine.on_answer(request, answer, now()),
+                _ = ticks.tick() => {
+                    self.lead();
+                    self.health.turned();
+                    if self.engine.index().synced() {
+                        self.health.set_ready();
+                    }
+                    self.engine.tick(now())
+                }
+                _ = stopped.changed() => return,
+            };
+            for effect in due {
+                if effects.send(effect).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+
+    fn lead(&mut self) {
+        let leads = self.leadership.borrow().holds(Instant::now());
+        self.engine.on_leadership(leads, now());
+    }
+
+    /// Effects run beside the engine: statuses and Events in order, patches in parallel.
+    fn spawn_effects(
+        &self,
+        answers: mpsc::Sender<(Request, Result<Accepted, Refusal>)>,
+    ) -> mpsc::Sender<Effect> {
+        let (sender, mut effects) = mpsc::channel(EFFECTS);
+        let (applier, desk) = (self.applier.clone(), self.desk.clone());
+        let slots = std::sync::Arc::new(tokio::sync::Semaphore::new(PATCHES));
+        tokio::spawn(async move {
+            while let Some(effect) = effects.recv().await {
+                match effect {
+                    Effect::WriteStatus { policy, status } => desk.write_status(&policy, &status).await,
+                    Effect::Notify(notice) => desk.notify(&notice).await,
+                    Effect::Resize(request) => {
+                        let (applier, answers) = (applier.clone(), answers.clone());
+                        let Ok(slot) = slots.clone().acquire_owned().await else { return };
+                        tokio::spawn(async move {
+                            let answer = applier.resize(&request.action).await;
+                            drop(slot);
+                            // the engine is gone when nobody listens
+                            let _ = answers.send((*request, answer)).await;
+                        });
+                    }
+                }
+            }
+        });
+        sender
+    }
+}

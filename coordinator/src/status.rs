@@ -1,0 +1,362 @@
+//! What is told about a policy: conditions, counts, one entry per workload. Pure but for the gauges of [`show`].
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::jiff;
+use optipod_common::decide::{Decision, Reason};
+use optipod_common::ident::WorkloadRef;
+use optipod_common::policy::{Mode, Policy, Replacement};
+use optipod_common::progress::Progress;
+use optipod_common::quantity::{Bytes, MilliCpu};
+use optipod_common::recommend::ContainerRecommendation;
+use optipod_common::resources::{Resource, Resources};
+use optipod_common::time::Timestamp;
+
+use crate::api::v1alpha1::{
+    ContainerStatus, MAX_WORKLOADS, OptimizationPolicyStatus, Reclaimed, Sizes, Summary, WorkloadPhase,
+    WorkloadStatus,
+};
+use crate::engine::{PodOutcome, WorkloadOutcome};
+use crate::index::{PolicyEntry, PolicyKey, Selection};
+use crate::metrics::Metrics;
+
+/// What is wrong with a policy as a whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// In one word.
+    pub reason: String,
+    /// In words.
+    pub message: String,
+}
+
+/// Builds the status of a policy. `before` keeps transition times of conditions and the history of workloads.
+pub fn build(
+    entry: &PolicyEntry,
+    selection: &Selection,
+    outcomes: &[WorkloadOutcome],
+    last_applied: &BTreeMap<WorkloadRef, Timestamp>,
+    before: &OptimizationPolicyStatus,
+    now: Timestamp,
+) -> OptimizationPolicyStatus {
+    let kept = &before.workloads;
+    let mut workloads: Vec<WorkloadStatus> = outcomes
+        .iter()
+        .map(|outcome| {
+            let old = kept.iter().find(|w| is_about(w, &outcome.workload));
+            workload_status(outcome, last_applied.get(&outcome.workload), old, now)
+        })
+        .collect();
+    let summary = summary(&workloads, outcomes);
+    workloads.truncate(MAX_WORKLOADS);
+    OptimizationPolicyStatus {
+        observed_generation: Some(entry.generation),
+        conditions: conditions(entry, selection, before, now),
+        summary: Some(summary),
+        workloads,
+    }
+}
+
+/// The condition `Ready` when it is `False`.
+pub fn problem(status: &OptimizationPolicyStatus) -> Option<Problem> {
+    let ready = status.conditions.iter().find(|c| c.type_ == "Ready" && c.status == "False")?;
+    Some(Problem { reason: ready.reason.clone(), message: ready.message.clone() })
+}
+
+/// True when the two say different things; times of recommendations alone are no news.
+pub fn differs(before: &OptimizationPolicyStatus, after: &OptimizationPolicyStatus) -> bool {
+    let plain = |status: &OptimizationPolicyStatus| {
+        let mut status = status.clone();
+        for workload in &mut status.workloads {
+            workload.last_recommendation = None;
+            // countdowns change with every evaluation and say nothing new
+            if !workload.reason.is_empty() {
+                workload.message.retain(|c| !c.is_ascii_digit());
+            }
+        }
+        status
+    };
+    plain(before) != plain(after)
+}
+
+/// Sets the gauges of one policy.
+pub fn show(metrics: &Metrics, key: &PolicyKey, outcomes: &[WorkloadOutcome]) {
+    forget(metrics, key);
+    let labels = [key.namespace.as_str(), key.name.as_str()];
+    let mut updated = 0;
+    let mut skipped: BTreeMap<String, i64> = BTreeMap::new();
+    for outcome in outcomes {
+        match phase(outcome) {
+            (WorkloadPhase::Applied, ..) => updated += 1,
+            (WorkloadPhase::InProgress, ..) => {}
+            (_, reason, _) => *skipped.entry(reason).or_default() += 1,
+        }
+    }
+    let count = i64::try_from(outcomes.len()).unwrap_or(i64::MAX);
+    metrics.workloads_monitored.with_label_values(&labels).set(count);
+    metrics.workloads_updated.with_label_values(&labels).set(updated);
+    for (reason, count) in skipped {
+        metrics.workloads_skipped.with_label_values(&[labels[0], labels[1], reason.as_str()]).set(count);
+    }
+}
+
+/// Removes the gauges of one policy.
+pub fn forget(metrics: &Metrics, key: &PolicyKey) {
+    let labels = [key.namespace.as_str(), key.name.as_str()];
+    // absent labels are not an error here
+    let _ = metrics.workloads_monitored.remove_label_values(&labels);
+    let _ = metrics.workloads_updated.remove_label_values(&labels);
+    for reason in Reason::ALL {
+        let _ = metrics.workloads_skipped.remove_label_values(&[labels[0], labels[1], reason.as_str()]);
+    }
+}
+
+fn is_about(status: &WorkloadStatus, workload: &WorkloadRef) -> bool {
+    status.namespace == workload.namespace && status.kind == workload.kind && status.name == workload.name
+}
+
+fn conditions(
+    entry: &PolicyEntry,
+    selection: &Selection,
+    before: &OptimizationPolicyStatus,
+    now: Timestamp,
+) -> Vec<Condition> {
+    let condition = |type_: &str, status: bool, reason: &str, message: String| {
+        let status = if status { "True" } else { "False" };
+        let old = before.conditions.iter().find(|c| c.type_ == type_ && c.status == status);
+        Condition {
+            type_: type_.to_owned(),
+            status: status.to_owned(),
+            reason: reason.to_owned(),
+            // the API allows 32,768
+            message: message.chars().take(32_000).collect(),
+            last_transition_time: old.map_or_else(|| time(now), |c| c.last_transition_time.clone()),
+            observed_generation: Some(entry.generation),
+        }
+    };
+    let mut conditions = Vec::new();
+    match (&entry.parsed, &entry.refused_scope) {
+        (Err(violations), _) => {
+            let messages: Vec<_> = violations.iter().map(ToString::to_string).collect();
+            conditions.push(condition("Ready", false, "PolicyInvalid", messages.join("; ")));
+        }
+        (Ok(_), Some(refused)) => conditions.push(condition("Ready", false, "ScopeRefused", refused.clone())),
+        (Ok((policy, _)), None) => {
+            let message = match policy.mode {
+                Mode::Auto => "the policy is valid; pods are resized",
+                Mode::Recommend => "the policy is valid; nothing is resized in mode Recommend",
+                Mode::Disabled => "the policy is valid and disabled",
+            };
+            conditions.push(condition("Ready", true, "PolicyValid", message.to_owned()));
+            conditions.extend(
+                warnings(policy)
+                    .map(|(type_, reason, message)| condition(type_, true, reason, message.to_owned())),
+            );
+        }
+    }
+    if let Some(lost) = selection.conflicts.get(&entry.key).filter(|lost| !lost.is_empty()) {
+        let names: Vec<_> =
+            lost.iter().take(5).map(|(w, winner)| format!("{w} belongs to {winner}")).collect();
+        let more = if lost.len() > 5 { format!(" and {} more", lost.len() - 5) } else { String::new() };
+        conditions.push(condition(
+            "Conflict",
+            true,
+            Reason::PolicyConflict.as_str(),
+            format!("{}{more}", names.join("; ")),
+        ));
+    }
+    conditions
+}
+
+/// What is accepted, but people should know.
+fn warnings(policy: &Policy) -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
+    let replacement = policy.mode == Mode::Auto && policy.replacement == Replacement::Auto;
+    let recreate = policy.update.allow_recreate;
+    [
+        replacement.then_some((
+            "ReplacementSizeUnknown",
+            "NoAdmissionWebhook",
+            "replaced pods start at the size of their template: no admission webhook runs in this version; set replacement: Accept or Known to choose",
+        )),
+        recreate.then_some((
+            "RecreateUnsupported",
+            "NotInThisVersion",
+            "updateStrategy.allowRecreate is accepted, but this version resizes in place only",
+        )),
+    ]
+    .into_iter()
+    .flatten()
+}
+
+fn summary(workloads: &[WorkloadStatus], outcomes: &[WorkloadOutcome]) -> Summary {
+    let count = |test: &dyn Fn(&WorkloadStatus) -> bool| {
+        i64::try_from(workloads.iter().filter(|w| test(w)).count()).unwrap_or(i64::MAX)
+    };
+    let containers = outcomes.iter().flat_map(|o| &o.pods).flat_map(|p| &p.facts.containers);
+    let (mut cpu, mut memory) = (0_i128, 0_i128);
+    for container in containers {
+        let (declared, desired) = (container.declared.requests, container.desired.requests);
+        if let (Some(declared), Some(desired)) = (declared.cpu, desired.cpu) {
+            cpu += i128::from(declared.0) - i128::from(desired.0);
+        }
+        if let (Some(declared), Some(desired)) = (declared.memory, desired.memory) {
+            memory += i128::from(declared.0) - i128::from(desired.0);
+        }
+    }
+    let signed = |value: i128, show: fn(u64) -> String| {
+        let magnitude = show(u64::try_from(value.unsigned_abs()).unwrap_or(u64::MAX));
+        if value < 0 { format!("-{magnitude}") } else { magnitude }
+    };
+    Summary {
+        matched: i64::try_from(workloads.len()).unwrap_or(i64::MAX),
+        recommended: count(&|w| !w.recommendations.is_empty()),
+        applied: count(&|w| w.status == WorkloadPhase::Applied),
+        skipped: count(&|w| matches!(w.status, WorkloadPhase::Skipped | WorkloadPhase::Failed)),
+        reclaimed: Reclaimed {
+            cpu: signed(cpu, |v| MilliCpu(v).to_string()),
+            memory: signed(memory, |v| Bytes(v).to_string()),
+        },
+    }
+}
+
+fn workload_status(
+    outcome: &WorkloadOutcome,
+    applied: Option<&Timestamp>,
+    old: Option<&WorkloadStatus>,
+    now: Timestamp,
+) -> WorkloadStatus {
+    let WorkloadOutcome { workload, pods } = outcome;
+    let (status, reason, message) = phase(outcome);
+    let recommendations: Vec<ContainerStatus> = pods
+        .first()
+        .map(|pod| pod.sizes.iter().map(|size| container_status(size, pods)).collect())
+        .unwrap_or_default();
+    let fresh = !recommendations.is_empty();
+    let last_recommendation =
+        fresh.then(|| time(now)).or_else(|| old.and_then(|o| o.last_recommendation.clone()));
+    // Disabled keeps the history
+    let recommendations =
+        if fresh { recommendations } else { old.map(|o| o.recommendations.clone()).unwrap_or_default() };
+    WorkloadStatus {
+        namespace: workload.namespace.clone(),
+        kind: workload.kind.clone(),
+        name: workload.name.clone(),
+        pods: i32::try_from(pods.len()).unwrap_or(i32::MAX),
+        status,
+        reason,
+        message,
+        last_recommendation,
+        last_applied: applied.map(|at| time(*at)).or_else(|| old.and_then(|o| o.last_applied.clone())),
+        recommendations,
+    }
+}
+
+/// Where a workload stands, why in one word, and why in words. The pod that is worst off speaks for all.
+fn phase(outcome: &WorkloadOutcome) -> (WorkloadPhase, String, String) {
+    let mut phases: Vec<_> = outcome.pods.iter().map(pod_phase).collect();
+    phases.sort_by_key(|(phase, ..)| match phase {
+        WorkloadPhase::Failed => 0,
+        WorkloadPhase::InProgress => 1,
+        WorkloadPhase::Skipped => 2,
+        WorkloadPhase::Recommended => 3,
+        WorkloadPhase::Applied => 4,
+    });
+    phases.into_iter().next().unwrap_or_else(|| {
+        (WorkloadPhase::Skipped, Reason::PodNotRunning.to_string(), "the workload has no pods".to_owned())
+    })
+}
+
+fn pod_phase(pod: &PodOutcome) -> (WorkloadPhase, String, String) {
+    let name = &pod.facts.name;
+    let say =
+        |phase, reason: Reason, message: &str| (phase, reason.to_string(), format!("{name}: {message}"));
+    match &pod.progress {
+        Some(Progress::Deferred(message)) => {
+            return say(WorkloadPhase::InProgress, Reason::ResizeDeferred, message);
+        }
+        Some(Progress::Infeasible(message)) => {
+            return say(WorkloadPhase::Failed, Reason::ResizeInfeasible, message);
+        }
+        Some(Progress::Error(message)) => {
+            return say(WorkloadPhase::InProgress, Reason::ResizeError, message);
+        }
+        Some(_) => return say(WorkloadPhase::InProgress, Reason::ResizeInFlight, "a resize is under way"),
+        None => {}
+    }
+    if let Some(backoff) = &pod.backoff {
+        return say(WorkloadPhase::Failed, backoff.reason, &backoff.message);
+    }
+    match (&pod.decision, pod.main_hold()) {
+        (Decision::Resize { plan, .. }, _) => {
+            (WorkloadPhase::InProgress, String::new(), format!("{name}: {plan}"))
+        }
+        (Decision::Hold { .. }, Some(hold)) => {
+            let phase = match hold.reason {
+                Reason::ModeRecommend | Reason::DryRun => WorkloadPhase::Recommended,
+                _ => WorkloadPhase::Skipped,
+            };
+            (phase, hold.reason.to_string(), format!("{name}: {}", hold_text(hold)))
+        }
+        (Decision::Hold { .. }, None) => (WorkloadPhase::Applied, String::new(), String::new()),
+    }
+}
+
+fn hold_text(hold: &optipod_common::decide::Hold) -> String {
+    match (&hold.container, hold.resource) {
+        (Some(container), Some(resource)) => format!("{container} {resource}: {}", hold.message),
+        _ => hold.message.clone(),
+    }
+}
+
+fn container_status(size: &ContainerRecommendation, pods: &[PodOutcome]) -> ContainerStatus {
+    let target = size.target();
+    let facts = || pods.iter().flat_map(|p| &p.facts.containers).filter(|c| c.name == size.container);
+    let declared = facts().next().map(|c| sizes(&c.declared));
+    let current = facts().map(|c| c.desired).reduce(largest).map(|r| sizes(&r));
+    let explanation = [(Resource::Cpu, &size.cpu), (Resource::Memory, &size.memory)]
+        .into_iter()
+        .map(|(resource, sizing)| match &sizing.hold {
+            Some(hold) => format!("{resource}: {}: {}", hold.reason, hold.message),
+            None => format!("{resource}: {}", sizing.explain(resource)),
+        })
+        .collect::<Vec<_>>()
+        .join("; ");
+    let evidence = &size.evidence;
+    ContainerStatus {
+        container: size.container.clone(),
+        cpu: target.requests.cpu.map(|v| v.to_string()),
+        memory: target.requests.memory.map(|v| v.to_string()),
+        cpu_limit: target.limits.cpu.map(|v| v.to_string()),
+        memory_limit: target.limits.memory.map(|v| v.to_string()),
+        declared,
+        current,
+        explanation: format!(
+            "{explanation}; {} s of {} s have data",
+            evidence.covered.as_secs(),
+            evidence.window.as_secs()
+        ),
+    }
+}
+
+fn sizes(resources: &Resources) -> Sizes {
+    let Resources { requests, limits } = resources;
+    Sizes {
+        cpu: requests.cpu.map(|v| v.to_string()),
+        memory: requests.memory.map(|v| v.to_string()),
+        cpu_limit: limits.cpu.map(|v| v.to_string()),
+        memory_limit: limits.memory.map(|v| v.to_string()),
+    }
+}
+
+fn largest(a: Resources, b: Resources) -> Resources {
+    let amounts = |a: optipod_common::resources::Amounts, b: optipod_common::resources::Amounts| {
+        optipod_common::resources::Amounts { cpu: a.cpu.max(b.cpu), memory: a.memory.max(b.memory) }
+    };
+    Resources { requests: amounts(a.requests, b.requests), limits: amounts(a.limits, b.limits) }
+}
+
+/// As the API writes it: whole seconds.
+pub fn time(at: Timestamp) -> Time {
+    let seconds = at.unix_micros().div_euclid(1_000_000);
+    Time(jiff::Timestamp::from_second(seconds).unwrap_or(jiff::Timestamp::UNIX_EPOCH))
+}
