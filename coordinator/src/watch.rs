@@ -9,7 +9,7 @@ use futures::StreamExt as _;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod, PodTemplateSpec};
+use k8s_openapi::api::core::v1::{Container, Namespace, Node, Pod, PodSpec, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::DeserializeGuard;
 use kube::runtime::{WatchStreamExt as _, watcher};
@@ -153,20 +153,13 @@ fn trim_meta(meta: &mut ObjectMeta) {
 fn trim_template(template: &mut PodTemplateSpec) {
     template.metadata = None;
     let Some(spec) = template.spec.as_mut() else { return };
-    let spec = std::mem::replace(spec, k8s_openapi::api::core::v1::PodSpec::default());
-    template.spec = Some(k8s_openapi::api::core::v1::PodSpec {
-        containers: spec.containers.into_iter().map(trim_container).collect(),
-        init_containers: spec.init_containers.map(|list| list.into_iter().map(trim_container).collect()),
-        ..Default::default()
-    });
+    let PodSpec { containers, init_containers, .. } = std::mem::take(spec);
+    spec.containers = containers.into_iter().map(trim_container).collect();
+    spec.init_containers = init_containers.map(|list| list.into_iter().map(trim_container).collect());
 }
 
-fn trim_container(container: k8s_openapi::api::core::v1::Container) -> k8s_openapi::api::core::v1::Container {
-    k8s_openapi::api::core::v1::Container {
-        name: container.name,
-        resources: container.resources,
-        ..Default::default()
-    }
+fn trim_container(container: Container) -> Container {
+    Container { name: container.name, resources: container.resources, ..Default::default() }
 }
 
 /// Drops what is large and not read: field sets of managers, annotations, volumes.

@@ -42,7 +42,7 @@ pub fn quantity(end: &str, comparison: &str, message: &str) -> Value {
 
 /// A rule over both ends of a range, whose message shows them. `text` is the function that makes an end a text: for ends
 /// that are texts it must be none, since the cost of `string(text)` is estimated as if it had no maximum length.
-fn in_order(rule: String, text: &str) -> Value {
+fn in_order(rule: &str, text: &str) -> Value {
     json!({
         "rule": rule,
         "message": "min must be at most max",
@@ -53,7 +53,7 @@ fn in_order(rule: String, text: &str) -> Value {
 /// A range of quantities is not empty. True when an end is no quantity: another rule says so.
 pub fn quantities_in_order() -> Value {
     in_order(
-        "!has(self.min) || !has(self.max) || !isQuantity(string(self.min)) || !isQuantity(string(self.max)) || quantity(string(self.min)).compareTo(quantity(string(self.max))) <= 0".to_owned(),
+        "!has(self.min) || !has(self.max) || !isQuantity(string(self.min)) || !isQuantity(string(self.max)) || quantity(string(self.min)).compareTo(quantity(string(self.max))) <= 0",
         "string",
     )
 }
@@ -77,7 +77,7 @@ pub fn relative(end: &str, example: &str) -> Value {
 pub fn relatives_in_order() -> Value {
     let (min, max) = (percent("min"), percent("max"));
     in_order(
-        format!(
+        &format!(
             "!has(self.min) || !has(self.max) || !self.min.{PERCENT} || !self.max.{PERCENT} || {min} <= {max}"
         ),
         "",

@@ -15,3 +15,131 @@ fn generated_crds_are_up_to_date() {
     let stored = std::fs::read_to_string(path).unwrap_or_default();
     assert_eq!(stored, expected, "write it anew with UPDATE_GENERATED=1");
 }
+
+mod conversion {
+    use optipod_common::policy::Policy;
+    use serde_json::{Value, json};
+
+    use crate::api::convert::to_policy;
+    use crate::api::v1alpha1::OptimizationPolicySpec;
+
+    fn spec(value: Value) -> OptimizationPolicySpec {
+        serde_json::from_value(value).unwrap()
+    }
+
+    #[test]
+    fn defaults_of_the_api_are_those_of_the_core() {
+        let (policy, selector) = to_policy(&spec(json!({}))).unwrap();
+        assert_eq!(policy, Policy::default());
+        assert_eq!((selector.weight, selector.kinds.len()), (100, 0));
+    }
+
+    #[test]
+    fn every_violation_is_named_at_once() {
+        let long = "a".repeat(64);
+        for (value, fields) in [
+            (json!({"weight": -1}), &["spec.weight"][..]),
+            (
+                json!({"metricsConfig": {"percentile": "P0", "safetyFactor": 0.09, "minimumCoverage": 2, "rollingWindow": "10s"}}),
+                &[
+                    "spec.metricsConfig.minimumCoverage",
+                    "spec.metricsConfig.percentile",
+                    "spec.metricsConfig.rollingWindow",
+                    "spec.metricsConfig.safetyFactor",
+                ],
+            ),
+            (
+                json!({"resourceBounds": {"cpu": {"min": 4, "max": "2"}, "memory": {"min": "8GB", "max": "-1"}}}),
+                &[
+                    "spec.resourceBounds.cpu",
+                    "spec.resourceBounds.memory.max",
+                    "spec.resourceBounds.memory.min",
+                ],
+            ),
+            (json!({"resourceBounds": {"cpu": {"max": 0}}}), &["spec.resourceBounds.cpu.max"]),
+            (
+                json!({"resourceBounds": {"relativeToDeclared": {"cpu": {"min": "-100%"}, "memory": {"min": "5%", "max": "-5%"}}}}),
+                &[
+                    "spec.resourceBounds.relativeToDeclared.cpu.min",
+                    "spec.resourceBounds.relativeToDeclared.memory",
+                ],
+            ),
+            (
+                json!({"updateStrategy": {"cooldown": "soon", "minChange": "101%", "deferredDeadline": "0s", "maxConcurrentResizes": 0}}),
+                &[
+                    "spec.updateStrategy.cooldown",
+                    "spec.updateStrategy.deferredDeadline",
+                    "spec.updateStrategy.maxConcurrentResizes",
+                    "spec.updateStrategy.minChange",
+                ],
+            ),
+            (json!({"reconciliationInterval": "500ms"}), &["spec.reconciliationInterval"]),
+            (json!({"selector": {"namespaces": {"allow": []}}}), &["spec.selector.namespaces.allow"]),
+            (
+                json!({"selector": {"namespaces": {"allow": ["ok", long], "deny": ["-x"]}}}),
+                &["spec.selector.namespaces.allow[1]", "spec.selector.namespaces.deny[0]"],
+            ),
+            (
+                json!({"selector": {"workloadKinds": ["pod"], "excludeContainers": ["a b"]}}),
+                &["spec.selector.excludeContainers[0]", "spec.selector.workloadKinds[0]"],
+            ),
+            (
+                json!({"selector": {"workloadSelector": {"matchExpressions": [
+                    {"key": "a", "operator": "In"}, {"key": "", "operator": "Exists"}, {"key": "a", "operator": "DoesNotExist", "values": ["x"]}]}}}),
+                &[
+                    "spec.selector.workloadSelector.matchExpressions[0]",
+                    "spec.selector.workloadSelector.matchExpressions[1].key",
+                    "spec.selector.workloadSelector.matchExpressions[2]",
+                ],
+            ),
+        ] {
+            let violations = to_policy(&spec(value.clone())).unwrap_err();
+            let mut found: Vec<_> = violations.iter().map(|v| v.field.as_str()).collect();
+            found.sort_unstable();
+            assert_eq!(found, fields, "{value}");
+        }
+    }
+
+    #[test]
+    fn what_users_write_reaches_the_core() {
+        let (policy, selector) = to_policy(&spec(json!({
+            "mode": "Auto", "weight": 7, "replacement": "Accept", "reconciliationInterval": "1s",
+            "selector": {"namespaceSelector": {}, "namespaces": {"deny": ["kube-system"]}, "excludeContainers": ["istio-proxy"]},
+            "metricsConfig": {"rollingWindow": "15s", "percentile": "P99.9", "safetyFactor": 1, "minimumCoverage": 0},
+            "resourceBounds": {"cpu": {"min": "100m", "max": 4}, "memory": {"max": 8_589_934_592_i64},
+                               "relativeToDeclared": {"cpu": {"min": "-20%", "max": "+20%"}}},
+            "updateStrategy": {"updateRequestsOnly": false, "limits": {"cpu": {"type": "Ratio"}}, "cooldown": "0s", "minChange": "2.5%"},
+        })))
+        .unwrap();
+        shows(
+            &policy,
+            &[
+                "Auto",
+                "rolling_window: 15s",
+                "Percentile(9990)",
+                "Factor(1000)",
+                "min: Some(MilliCpu(100)), max: Some(MilliCpu(4000))",
+                "max: Some(Bytes(8589934592))",
+                "RelativePercent(-20)",
+                "update_requests_only: false",
+                "cpu_limit: Ratio",
+                "memory_limit: Ratio",
+                "cooldown: 0ns",
+                "Share(25)",
+                "replacement: Accept",
+                "reconciliation_interval: 1s",
+            ],
+        );
+        assert_eq!((selector.weight, selector.deny.as_slice()), (7, ["kube-system".to_owned()].as_slice()));
+        assert!(selector.namespaces.unwrap().is_empty() && selector.allow.is_none());
+        assert_eq!(selector.exclude_containers, ["istio-proxy"]);
+    }
+
+    /// Every part occurs in the debug text.
+    fn shows(policy: &Policy, parts: &[&str]) {
+        let text = format!("{policy:?}");
+        for part in parts {
+            assert!(text.contains(part), "{part} is not in {text}");
+        }
+    }
+}

@@ -42,6 +42,7 @@ pub use super::status::{
     printcolumn(json_path = ".metadata.creationTimestamp", name = "Age", type_ = "date")
 )]
 #[serde(rename_all = "camelCase", default)]
+#[allow(clippy::duplicated_attributes, reason = "columns have types")]
 pub struct OptimizationPolicySpec {
     /// What OptiPod may do: `Auto` recommends and resizes, `Recommend` (the default) only recommends, `Disabled` does
     /// neither and keeps the workloads from other policies of lower precedence. Default: `Recommend`.

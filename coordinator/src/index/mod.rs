@@ -87,15 +87,15 @@ pub enum Delta<K> {
 pub enum Change {
     /// To pods.
     Pods(Delta<Pod>),
-    /// To ReplicaSets.
+    /// To objects of kind `ReplicaSet`.
     ReplicaSets(Delta<ReplicaSet>),
-    /// To Deployments.
+    /// To objects of kind `Deployment`.
     Deployments(Delta<Deployment>),
-    /// To StatefulSets.
+    /// To objects of kind `StatefulSet`.
     StatefulSets(Delta<StatefulSet>),
-    /// To DaemonSets.
+    /// To objects of kind `DaemonSet`.
     DaemonSets(Delta<DaemonSet>),
-    /// To Jobs.
+    /// To objects of kind `Job`.
     Jobs(Delta<Job>),
     /// To nodes.
     Nodes(Delta<Node>),
@@ -103,7 +103,7 @@ pub enum Change {
     Namespaces(Delta<Namespace>),
     /// To policies, readable or not.
     Policies(Delta<DeserializeGuard<OptimizationPolicy>>),
-    /// To HorizontalPodAutoscalers.
+    /// To objects of kind `HorizontalPodAutoscaler`.
     Hpas(Delta<HorizontalPodAutoscaler>),
 }
 

@@ -36,9 +36,9 @@ impl OwnerKind {
         }
     }
 
-    /// Its own controller, if it has one, is the workload: ReplicaSet > Deployment or Rollout, Job > CronJob. Other
-    /// controllers are workloads themselves, also when a custom resource owns them: what two StatefulSets of one
-    /// database use must not be mixed.
+    /// Its own controller, if it has one, is the workload: `ReplicaSet` > `Deployment` or `Rollout`, `Job` > `CronJob`.
+    /// Other controllers are workloads themselves, also when a custom resource owns them: what two of one database use
+    /// must not be mixed.
     const fn is_intermediate(self) -> bool {
         matches!(self, Self::ReplicaSet | Self::Job)
     }

@@ -1,0 +1,136 @@
+//! Which policy a workload follows.
+
+use super::*;
+
+fn namespace(name: &str, labels: Value) -> Change {
+    Change::Namespaces(Delta::Apply(Box::new(object(json!({"metadata": {"name": name, "labels": labels}})))))
+}
+
+#[test]
+fn without_selector_a_policy_covers_its_own_namespace() {
+    let mut index = web();
+    put_policy(&mut index, policy("default", "here", json!({})));
+    put_policy(&mut index, policy("optipod-system", "there", json!({})));
+    assert_eq!(selected(&index, "default", "here"), ["default/Deployment/web"]);
+    assert_eq!(selected(&index, "optipod-system", "there"), Vec::<String>::new());
+}
+
+#[test]
+fn every_part_of_a_selector_must_hold_and_deny_wins() {
+    let mut index = web();
+    index.apply(namespace("default", json!({"env": "prod"})), at(0));
+    for (selector, expected) in [
+        (json!({"namespaceSelector": {}}), true),
+        (json!({"namespaceSelector": {"matchLabels": {"env": "prod"}}}), true),
+        (json!({"namespaceSelector": {"matchLabels": {"env": "test"}}}), false),
+        (json!({"namespaces": {"allow": ["default"]}}), true),
+        (json!({"namespaces": {"allow": ["other"]}}), false),
+        (json!({"namespaces": {"allow": ["default"], "deny": ["default"]}}), false),
+        (json!({"namespaces": {"allow": ["other"]}, "namespaceSelector": {}}), false),
+        (json!({"namespaceSelector": {}, "workloadSelector": {"matchLabels": {"tier": "front"}}}), true),
+        (
+            json!({"namespaceSelector": {}, "workloadSelector": {"matchLabels": {"from": "replicaset"}}}),
+            false,
+        ),
+        (json!({"namespaceSelector": {}, "workloadKinds": ["Deployment", "DaemonSet"]}), true),
+        (json!({"namespaceSelector": {}, "workloadKinds": ["DaemonSet"]}), false),
+    ] {
+        put_policy(&mut index, policy("optipod-system", "a", json!({"selector": selector.clone()})));
+        assert_eq!(!selected(&index, "optipod-system", "a").is_empty(), expected, "{selector}");
+    }
+}
+
+#[test]
+fn labels_come_from_the_highest_controller_that_is_watched() {
+    let mut index = index();
+    let set = replica_set("rolled", owner("argoproj.io/v1alpha1", "Rollout", "ro"));
+    index.apply(Change::ReplicaSets(Delta::Apply(Box::new(set))), at(0));
+    put_pod(&mut index, pod("rolled-1", 1, owner("apps/v1", "ReplicaSet", "rolled")), 0);
+    let mut custom = pod("pg-1", 2, owner("postgresql.cnpg.io/v1", "Cluster", "pg"));
+    custom["metadata"]["labels"] = json!({"from": "pod"});
+    put_pod(&mut index, custom, 0);
+    for (from, expected) in [("replicaset", "default/Rollout/ro"), ("pod", "default/Cluster/pg")] {
+        let spec = json!({"selector": {"workloadSelector": {"matchLabels": {"from": from}}}});
+        put_policy(&mut index, policy("default", "a", spec));
+        assert_eq!(selected(&index, "default", "a"), [expected]);
+    }
+}
+
+#[test]
+fn only_some_namespaces_reach_beyond_themselves() {
+    let mut index = web();
+    for (namespace, selector, refused) in [
+        ("tenant", json!({"namespaceSelector": {}}), Some("spec.selector.namespaceSelector")),
+        (
+            "tenant",
+            json!({"namespaces": {"allow": ["tenant", "default"]}}),
+            Some("spec.selector.namespaces.allow"),
+        ),
+        ("tenant", json!({"namespaces": {"allow": ["tenant"]}, "namespaceSelector": {}}), None),
+        ("tenant", json!({"namespaces": {"deny": ["default"]}}), None),
+        ("platform", json!({"namespaceSelector": {}}), None),
+        ("optipod-system", json!({"namespaceSelector": {}}), None),
+    ] {
+        index.apply(
+            Change::Policies(Delta::Replace(vec![policy(
+                namespace,
+                "a",
+                json!({"selector": selector.clone()}),
+            )])),
+            at(0),
+        );
+        let selection = index.select();
+        let reason = selection.refused_scope.get(&policy_key(namespace, "a"));
+        assert_eq!(reason.is_some(), refused.is_some(), "{namespace} {selector} {reason:?}");
+        if let (Some(reason), Some(field)) = (reason, refused) {
+            assert!(
+                reason.contains(field) && reason.contains("\"optipod-system\", \"platform\""),
+                "{reason}"
+            );
+            assert!(selection.by_policy.is_empty());
+        }
+    }
+}
+
+#[test]
+fn precedence_is_weight_then_specificity_then_age_then_name() {
+    let spec = |weight: i32, selector: Value| json!({"weight": weight, "selector": selector});
+    let labelled = || json!({"workloadSelector": {"matchLabels": {"tier": "front"}}});
+    let mut older = policy("default", "z", spec(100, json!({})));
+    kube::Resource::meta_mut(&mut older).creation_timestamp = Some(object(json!("2025-01-01T00:00:00Z")));
+    let steps = [
+        (policy("default", "b", spec(100, json!({}))), "b"),
+        (policy("default", "a", spec(100, json!({}))), "a"),
+        (older, "z"),
+        (policy("default", "m", spec(100, labelled())), "m"),
+        (policy("default", "n", spec(101, json!({}))), "n"),
+        (policy("default", "o", json!({"mode": "Disabled", "weight": 102})), "o"),
+    ];
+    let mut index = web();
+    for (policy, winner) in steps {
+        put_policy(&mut index, policy);
+        assert_eq!(selected(&index, "default", winner), ["default/Deployment/web"], "{winner}");
+    }
+    let selection = index.select();
+    let lost = (workload("Deployment", "web"), policy_key("default", "o"));
+    assert_eq!(selection.conflicts.len(), 5);
+    assert_eq!(selection.conflicts[&policy_key("default", "a")], [lost]);
+    assert_eq!(selection.by_policy[&policy_key("default", "a")], []);
+}
+
+#[test]
+fn a_policy_that_cannot_be_read_is_an_entry_and_selects_nothing() {
+    let mut index = web();
+    put_policy(&mut index, policy("default", "garbage", json!({"mode": "Sometimes"})));
+    put_policy(&mut index, policy("default", "wrong", json!({"metricsConfig": {"percentile": "P0"}})));
+    let entry = index.policy(&policy_key("default", "garbage")).unwrap();
+    assert!(entry.malformed.as_ref().unwrap().contains("Sometimes"), "{entry:?}");
+    assert!(entry.parsed.is_err() && entry.generation == 1 && entry.uid == "uid-garbage");
+    let entry = index.policy(&policy_key("default", "wrong")).unwrap();
+    assert_eq!(entry.parsed.as_ref().unwrap_err()[0].field, "spec.metricsConfig.percentile");
+    assert_eq!(entry.malformed, None);
+    assert_eq!(index.policies().count(), 2);
+    assert_eq!(index.select(), Selection::default());
+    put_policy(&mut index, policy("default", "garbage", json!({})));
+    assert_eq!(selected(&index, "default", "garbage"), ["default/Deployment/web"]);
+}
