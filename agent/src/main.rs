@@ -1,5 +1,7 @@
 //! `optipod-agent`: see the library.
 
+use std::io::IsTerminal;
+
 use clap::Parser;
 use optipod_agent::Config;
 use optipod_agent::config::LogFormat;
@@ -9,7 +11,8 @@ use tracing_subscriber::EnvFilter;
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
     let config = Config::parse();
-    let log = tracing_subscriber::fmt().with_env_filter(EnvFilter::try_new(&config.log)?);
+    let filter = EnvFilter::try_new(&config.log)?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(std::io::stdout().is_terminal());
     match config.log_format {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().init(),
