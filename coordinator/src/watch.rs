@@ -159,10 +159,10 @@ fn trim_template(template: &mut PodTemplateSpec) {
 }
 
 fn trim_container(container: Container) -> Container {
-    Container { name: container.name, resources: container.resources, ..Default::default() }
+    Container { name: container.name, resources: container.resources, ..Container::default() }
 }
 
-/// Drops what is large and not read: field sets of managers, annotations, volumes.
+/// Keeps what the index reads: a list of all pods is held at once, and most of a pod is volumes, probes and environment.
 fn trim_pod(pod: &mut Pod) {
     if let Some(entries) = pod.metadata.managed_fields.as_mut() {
         entries.retain(|entry| entry.subresource.as_deref() == Some("resize"));
@@ -175,6 +175,75 @@ fn trim_pod(pod: &mut Pod) {
     }
     pod.metadata.finalizers = None;
     if let Some(spec) = pod.spec.as_mut() {
-        (spec.volumes, spec.affinity, spec.tolerations) = (None, None, None);
+        let full = std::mem::take(spec);
+        let trim = |list: Vec<Container>| list.into_iter().map(trim_pod_container).collect();
+        *spec = PodSpec {
+            containers: trim(full.containers),
+            init_containers: full.init_containers.map(trim),
+            node_name: full.node_name,
+            os: full.os,
+            priority: full.priority,
+            resources: full.resources,
+            ..PodSpec::default()
+        };
+    }
+    if let Some(status) = pod.status.as_mut() {
+        (status.pod_ips, status.host_ips, status.ephemeral_container_statuses) = (None, None, None);
+    }
+}
+
+fn trim_pod_container(container: Container) -> Container {
+    let mut env = container.env.unwrap_or_default();
+    env.retain(|variable| variable.value_from.as_ref().is_some_and(|from| from.resource_field_ref.is_some()));
+    Container {
+        name: container.name,
+        resources: container.resources,
+        resize_policy: container.resize_policy,
+        restart_policy: container.restart_policy,
+        env: (!env.is_empty()).then_some(env),
+        ..Container::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use optipod_common::time::Timestamp;
+    use serde_json::json;
+
+    use super::*;
+    use crate::index::{Index, PodKey};
+
+    #[test]
+    fn a_trimmed_pod_tells_the_same_facts() {
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": {"name": "p", "namespace": "a", "uid": "u", "resourceVersion": "1", "generation": 2,
+                "labels": {"x": "y"}, "annotations": {MIRROR: "m", "big": "x"}, "finalizers": ["f"],
+                "managedFields": [
+                    {"manager": "us", "subresource": "resize", "time": "2026-01-01T00:00:00Z", "fieldsV1": {"f:spec": {}}},
+                    {"manager": "kubelet", "subresource": "status", "time": "2026-01-01T00:00:00Z"},
+                    {"manager": "them", "subresource": "resize", "time": "2026-01-01T00:00:00Z"}]},
+            "spec": {"nodeName": "n", "priority": 5, "os": {"name": "windows"}, "resources": {}, "volumes": [{"name": "v"}],
+                "initContainers": [{"name": "s", "restartPolicy": "Always"}, {"name": "i"}],
+                "containers": [{"name": "c", "image": "x", "resources": {"limits": {"cpu": "1"}},
+                    "resizePolicy": [{"resourceName": "cpu", "restartPolicy": "RestartContainer"}],
+                    "env": [{"name": "A", "value": "b"},
+                        {"name": "B", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu"}}}]}]},
+            "status": {"phase": "Running", "observedGeneration": 2, "podIPs": [{"ip": "10.0.0.1"}],
+                "conditions": [{"type": "PodResizePending", "status": "True", "reason": "Deferred"}],
+                "containerStatuses": [{"name": "c", "image": "", "imageID": "", "ready": true, "restartCount": 1,
+                    "allocatedResources": {"cpu": "1"}, "containerID": format!("containerd://{}", "4f".repeat(32))}]},
+        }))
+        .unwrap();
+        let facts = |pod: Pod| {
+            let mut index = Index::new("o".into(), vec![], "us");
+            index.apply(Change::Pods(Delta::Apply(Box::new(pod))), Timestamp::from_unix_seconds(0));
+            let key = PodKey { namespace: "a".into(), name: "p".into() };
+            let ids: Vec<_> = index.container_ids(&key).map(|(id, name)| (*id, name.to_owned())).collect();
+            (index.facts(&key).unwrap(), ids)
+        };
+        let mut trimmed = pod.clone();
+        trim_pod(&mut trimmed);
+        assert!(serde_json::to_string(&trimmed).unwrap().len() < serde_json::to_string(&pod).unwrap().len());
+        assert_eq!(facts(trimmed), facts(pod));
     }
 }

@@ -1,4 +1,5 @@
 //! Objects as the API server would send them, and what the index says about them.
+#![allow(clippy::needless_pass_by_value, reason = "objects are written in place")]
 
 mod facts;
 mod property;
