@@ -42,7 +42,8 @@ impl Ledger {
     /// Says whether a frame is new, and remembers it.
     pub fn admit(&mut self, epoch: u64, sequence: u64) -> Admission {
         let Some(ledger) = self.epoch(epoch) else { return Admission::Refused };
-        if sequence == 0 {
+        // below the largest number, so that there is always a next one
+        if sequence == 0 || sequence == u64::MAX {
             return Admission::Refused;
         }
         if sequence <= ledger.contiguous || ledger.ahead.contains(&sequence) {
@@ -74,7 +75,7 @@ impl Ledger {
 
     /// Frames that will never come: dropped by the agent while no coordinator took them.
     pub fn lost(&self) -> u64 {
-        self.epochs.values().map(|ledger| ledger.lost).sum()
+        self.epochs.values().fold(0, |lost, ledger| lost.saturating_add(ledger.lost))
     }
 
     fn epoch(&mut self, epoch: u64) -> Option<&mut EpochLedger> {

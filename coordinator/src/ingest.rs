@@ -180,13 +180,16 @@ impl IngestService {
         offset_micros: i64,
         answers: &Answers,
     ) -> Result<(), Status> {
-        let epoch = frame.epoch;
+        let (epoch, sequence) = (frame.epoch, frame.sequence);
         let mut frame = match Frame::try_from(frame) {
             Ok(frame) => frame,
             Err(error) => {
                 self.metrics.frames_refused.with_label_values(&[error.category()]).inc();
-                warn!(node, %error, "malformed frame refused");
-                return Ok(());
+                warn!(node, sequence, %error, "malformed frame refused");
+                if sequence == 0 {
+                    return Ok(());
+                }
+                nothing_in(epoch, sequence)
             }
         };
         frame.start = frame.start.shifted(offset_micros);
@@ -211,6 +214,22 @@ impl IngestService {
 async fn send(answers: &Answers, body: coordinator_message::Body) -> Result<(), Status> {
     let message = CoordinatorMessage { body: Some(body) };
     answers.send(Ok(message)).await.map_err(|_| Status::cancelled("the agent is gone"))
+}
+
+/// Stands for a frame that cannot be read. It never will be, so its sequence counts as seen: a gap would hold back the
+/// acknowledgement of all that follows, and the agent would send it again on every stream.
+fn nothing_in(epoch: u64, sequence: u64) -> Frame {
+    let at = now();
+    Frame {
+        epoch,
+        sequence,
+        start: at,
+        end: at,
+        sample_hertz: 0,
+        dropped_frames: 0,
+        containers: Vec::new(),
+        pods: Vec::new(),
+    }
 }
 
 fn stopping() -> Status {

@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use optipod_common::decide::{ContainerChange, Reason};
 use optipod_common::frame::CgroupLimits;
-use optipod_common::ident::WorkloadRef;
+use optipod_common::ident::{WorkloadContainer, WorkloadRef};
 use optipod_common::ledger::Admission;
 use optipod_common::policy::Policy;
 use optipod_common::progress::in_kernel;
+use optipod_common::store::Evidence;
 use optipod_common::time::Timestamp;
 
 pub use self::evaluate::{PodOutcome, WorkloadOutcome};
@@ -110,6 +111,16 @@ impl Engine {
         &self.index
     }
 
+    /// What is known about the use of one container of a workload.
+    pub fn evidence(
+        &self,
+        container: &WorkloadContainer,
+        now: Timestamp,
+        window: Duration,
+    ) -> Option<Evidence> {
+        self.usage.evidence(container, now, window)
+    }
+
     /// This process starts to lead or stops. A new leader starts with what agents replay: nothing that another
     /// leader merged may be mixed with what this one merges again.
     pub fn on_leadership(&mut self, leads: bool, now: Timestamp) {
@@ -136,6 +147,9 @@ impl Engine {
                 // the agent is gone when nobody listens
                 let _ = resume.send(self.usage.connected(&node, epoch, oldest));
             }
+            // A stream of an earlier term (the lease lapsed and came back): what it sent then is not here. Without an
+            // answer the stream ends, and the agent says Hello and replays.
+            Ingest::Frame { node, accepted, .. } if !self.usage.is_connected(&node) => drop(accepted),
             Ingest::Frame { node, frame, accepted } => {
                 let (admission, answer) = self.usage.frame(&node, &frame, &self.index, now);
                 self.metrics.records_foreign.inc_by(self.usage.take_foreign());

@@ -53,6 +53,11 @@ impl Usage {
         ledger.accepted(epoch) + 1
     }
 
+    /// True when an agent of this node said Hello in this term.
+    pub fn is_connected(&self, node: &str) -> bool {
+        self.ledgers.contains_key(node)
+    }
+
     /// Counts a frame once; nothing of a refused frame is used.
     pub fn frame(
         &mut self,
@@ -142,7 +147,7 @@ impl Usage {
 
     /// Frames that will never come.
     pub fn lost_frames(&self) -> u64 {
-        self.ledgers.values().map(Ledger::lost).sum()
+        self.ledgers.values().map(Ledger::lost).fold(0, u64::saturating_add)
     }
 
     /// Records that wait for their pod.
