@@ -114,7 +114,7 @@ impl fmt::Display for StepKind {
 impl Sizing {
     /// The steps as one line, such as `percentile 100m > safety factor 120m > max bound 110m`.
     pub fn explain(&self, resource: Resource) -> String {
-        let steps = self.steps.iter().map(|step| format!("{} {}", step.kind, amount(resource, step.value)));
+        let steps = self.steps.iter().map(|step| format!("{} {}", step.kind, readable(resource, step.value)));
         steps.collect::<Vec<_>>().join(" > ")
     }
 }
@@ -125,6 +125,16 @@ pub fn amount(resource: Resource, value: u64) -> String {
         Resource::Cpu => MilliCpu(value).to_string(),
         Resource::Memory => Bytes(value).to_string(),
     }
+}
+
+/// As [`amount`], but bytes that no binary suffix divides are shown in mebibytes with one decimal, rounded up.
+fn readable(resource: Resource, value: u64) -> String {
+    const TENTHS: u64 = Bytes::MEBIBYTE / 10;
+    if resource == Resource::Cpu || value.is_multiple_of(1 << 10) || value < TENTHS {
+        return amount(resource, value);
+    }
+    let tenths = value.saturating_mul(10).div_ceil(Bytes::MEBIBYTE);
+    format!("{}.{}Mi", tenths / 10, tenths % 10)
 }
 
 /// The evidence behind a recommendation, in numbers.
@@ -372,6 +382,18 @@ mod tests {
         assert_eq!((r.cpu.request, r.memory.request), (Some(120), Some(60 << 20)));
         assert_eq!(r.cpu.explain(Resource::Cpu), "percentile 100m > safety factor 120m");
         assert_eq!((r.cpu.limit, r.memory.limit), (None, None));
+    }
+
+    #[test]
+    fn explanations_show_bytes_that_people_can_read() {
+        let steps = vec![
+            Step { kind: StepKind::Percentile, value: 16832 << 10 },
+            Step { kind: StepKind::SafetyFactor, value: 20_683_162 },
+            Step { kind: StepKind::BoundMin, value: 24 << 20 },
+        ];
+        let sizing = Sizing { request: Some(24 << 20), limit: None, steps, hold: None };
+        let text = sizing.explain(Resource::Memory);
+        assert_eq!(text, "percentile 16832Ki > safety factor 19.8Mi > min bound 24Mi");
     }
 
     #[test]

@@ -54,6 +54,13 @@ pub struct Candidate {
     pub renew: Duration,
 }
 
+impl Candidate {
+    /// A slow API server gets this long to answer: two tries fit before leadership runs out.
+    fn patience(&self) -> Duration {
+        self.duration / 3
+    }
+}
+
 /// The last state of the Lease and when it was first seen in it.
 struct Observed {
     holder: String,
@@ -78,7 +85,8 @@ pub async fn elect(
             _ = stop.changed() => break,
         }
         let started = Instant::now();
-        let round = tokio::time::timeout(candidate.renew, attempt(&client, &api, &candidate, &mut observed));
+        let round =
+            tokio::time::timeout(candidate.patience(), attempt(&client, &api, &candidate, &mut observed));
         match round.await {
             Ok(Ok(Some(()))) => {
                 let until = Some(started + candidate.duration * 2 / 3);

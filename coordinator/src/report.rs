@@ -1,8 +1,10 @@
 //! Tells people: policy statuses and Events. The only writer of both.
 
 use k8s_openapi::api::core::v1::ObjectReference;
-use kube::api::{Api, Patch, PatchParams};
-use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use k8s_openapi::jiff;
+use kube::api::{Api, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Client, Resource};
 use optipod_common::decide::{Plan, Reason};
 use serde_json::json;
@@ -107,14 +109,13 @@ impl Notice {
 #[derive(Clone)]
 pub struct Desk {
     client: Client,
-    recorder: Recorder,
+    pod_name: String,
 }
 
 impl Desk {
     /// A reporter that signs with the name of this pod.
     pub fn new(client: Client, pod_name: &str) -> Self {
-        let reporter = Reporter { controller: FIELD_MANAGER.to_owned(), instance: Some(pod_name.to_owned()) };
-        Self { recorder: Recorder::new(client.clone(), reporter), client }
+        Self { client, pod_name: pod_name.to_owned() }
     }
 
     /// Replaces the status of a policy.
@@ -131,7 +132,7 @@ impl Desk {
 
     /// Logs the notice and publishes it as an Event.
     pub async fn notify(&self, notice: &Notice) {
-        let Notice { about, warning, reason, action, note } = notice;
+        let Notice { about, warning, reason, note, .. } = notice;
         let (regarding, secondary, name) = match about {
             About::Pod(subject) => {
                 let pod = reference("v1", "Pod", &subject.pod.namespace, &subject.pod.name, &subject.uid);
@@ -145,15 +146,37 @@ impl Desk {
         } else {
             info!(about = name, reason, "{note}");
         }
-        let event = Event {
-            type_: if *warning { EventType::Warning } else { EventType::Normal },
-            reason: reason.clone(),
-            note: Some(cut(note)),
-            action: action.clone(),
-            secondary,
-        };
-        if let Err(error) = self.recorder.publish(&event, &regarding).await {
-            warn!(about = name, %error, "Event not published");
+        let namespace = regarding.namespace.clone().unwrap_or_default();
+        let events: Api<Event> = Api::namespaced(self.client.clone(), &namespace);
+        let event = self.event(notice, regarding, secondary);
+        match events.create(&PostParams::default(), &event).await {
+            Ok(_) => {}
+            // the namespace is going away, and the pod with it
+            Err(kube::Error::Api(status)) if status.code == 404 => {}
+            Err(error) => warn!(about = name, %error, "Event not published"),
+        }
+    }
+
+    /// Every notice is an Event of its own. Merging them into series, as event recorders do, would keep the note of the
+    /// first only, and the note says which sizes were written. Back-off bounds their number.
+    fn event(&self, notice: &Notice, regarding: ObjectReference, related: Option<ObjectReference>) -> Event {
+        let name = regarding.name.as_deref().unwrap_or_default().chars().take(200).collect::<String>();
+        Event {
+            metadata: ObjectMeta {
+                generate_name: Some(format!("{name}.")),
+                namespace: regarding.namespace.clone(),
+                ..ObjectMeta::default()
+            },
+            action: Some(notice.action.clone()),
+            event_time: Some(MicroTime(jiff::Timestamp::now())),
+            note: Some(cut(&notice.note)),
+            reason: Some(notice.reason.clone()),
+            regarding: Some(regarding),
+            related,
+            reporting_controller: Some(FIELD_MANAGER.to_owned()),
+            reporting_instance: Some(self.pod_name.clone()),
+            type_: Some(if notice.warning { "Warning" } else { "Normal" }.to_owned()),
+            ..Event::default()
         }
     }
 }
