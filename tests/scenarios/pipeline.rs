@@ -1,1 +1,617 @@
-//! x
+//! Files of a cgroup tree in, requests to the API server out: sampler, frames, store, recommendation, decision and the
+//! following of resizes, with the time as an argument.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests fail the test")]
+#![allow(clippy::indexing_slicing, reason = "a missing element fails the test")]
+
+mod support;
+#[path = "support/world.rs"]
+mod world;
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use optipod_common::decide::{Direction, Reason};
+use optipod_coordinator::api::v1alpha1::WorkloadPhase;
+use optipod_coordinator::apply::Refusal;
+use optipod_coordinator::engine::{Purpose, Request};
+use optipod_coordinator::index::Change;
+use serde_json::{Value, json};
+
+use support::{OWN_NAMESPACE, applied};
+use world::{Demand, MEBIBYTE, Reaction, World};
+
+const LITTLE: Demand = Demand { millicores: 20, memory: 16 * MEBIBYTE };
+
+fn seconds(count: u64) -> Duration {
+    Duration::from_secs(count)
+}
+
+fn resources(requests: (&str, &str), limits: (&str, &str)) -> Value {
+    json!({
+        "requests": {"cpu": requests.0, "memory": requests.1},
+        "limits": {"cpu": limits.0, "memory": limits.1},
+    })
+}
+
+/// Asks for much more than [`LITTLE`].
+fn too_much() -> Value {
+    resources(("1", "512Mi"), ("2", "1Gi"))
+}
+
+/// What becomes of [`too_much`] when only requests are written.
+const SHRUNK: &str = "app: cpu request 1 > 24m, memory request 512Mi > 20Mi";
+
+/// One Deployment that needs more memory than it asks for, and nothing else. Returns its pod.
+fn hungry(world: &mut World, policy: &Value) -> String {
+    world.policy("default", "p", policy);
+    let demand = Demand { millicores: 20, memory: 100 * MEBIBYTE };
+    world.deployment("default", "web", &resources(("24m", "20Mi"), ("1", "1Gi")), demand)
+}
+
+const GROWN: &str = "app: memory request 20Mi > 120Mi";
+const TAKEN_BACK: &str = "app: memory request 120Mi > 20Mi";
+
+/// Answers what is meant to optimise with `reaction`, and does what takes it back.
+fn unwilling(reaction: Reaction) -> Box<dyn FnMut(&Request) -> Reaction> {
+    Box::new(move |request| match request.subject.purpose {
+        Purpose::Optimise => reaction.clone(),
+        Purpose::Revert(_) => Reaction::Done,
+    })
+}
+
+fn gaps(times: &[(Duration, String)]) -> Vec<u64> {
+    times.windows(2).map(|pair| (pair[1].0 - pair[0].0).as_secs()).collect()
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// What is asked for
+
+#[test]
+fn over_asking_deployment_gets_exactly_one_request_with_the_expected_plan() {
+    let mut world = World::with_hertz(10);
+    world.policy("default", "p", &json!({"updateStrategy": {"updateRequestsOnly": false}}));
+    world.deployment("default", "web", &too_much(), LITTLE);
+    world.run(seconds(55));
+    assert_eq!(world.plans(), [""; 0], "before half of the window has data");
+    assert_eq!(world.workload("default", "p").reason, "InsufficientCoverage");
+    world.run(seconds(245));
+    assert_eq!(world.plans(), [format!("{SHRUNK}, memory limit 1Gi > 40Mi")]);
+    let (_, request) = &world.requests[0];
+    assert_eq!(request.action.plan.direction, Direction::Decrease);
+    assert_eq!(request.subject.purpose, Purpose::Optimise);
+    assert_eq!(world.told(), ["Resizing", "Resized"]);
+    assert_eq!(world.metrics.resizes.with_label_values(&["Done"]).get(), 1);
+    let workload = world.workload("default", "p");
+    assert_eq!(workload.status, WorkloadPhase::Applied);
+    let reclaimed = &world.status("default", "p").summary.as_ref().unwrap().reclaimed;
+    assert_eq!((reclaimed.cpu.as_str(), reclaimed.memory.as_str()), ("976m", "492Mi"));
+}
+
+#[test]
+fn decreases_go_first_and_increases_follow_when_they_are_done() {
+    let mut world = World::new();
+    world.policy("default", "p", &json!({}));
+    let demand = Demand { millicores: 20, memory: 100 * MEBIBYTE };
+    world.deployment("default", "web", &resources(("1", "20Mi"), ("2", "1Gi")), demand);
+    // before there is coverage only the increase is possible
+    world.run(seconds(50));
+    assert_eq!(world.plans(), [GROWN]);
+    let mut world = World::new();
+    world.policy("default", "p", &json!({"metricsConfig": {"minimumCoverage": 0.0}}));
+    world.put(Change::Nodes(applied(&node(false))));
+    world.deployment("default", "web", &resources(("1", "20Mi"), ("2", "1Gi")), demand);
+    world.run(seconds(50));
+    assert_eq!(world.plans(), [""; 0]);
+    // the node is Ready again, and both are wanted at once
+    world.put(Change::Nodes(applied(&node(true))));
+    world.run(seconds(100));
+    assert_eq!(world.plans(), ["app: cpu request 1 > 24m", GROWN]);
+}
+
+fn node(ready: bool) -> Value {
+    let status = if ready { "True" } else { "False" };
+    json!({"metadata": {"name": world::NODE}, "status": {"conditions": [{"type": "Ready", "status": status}]}})
+}
+
+#[test]
+fn throttled_container_grows_up_to_its_kept_limit() {
+    let mut world = World::new();
+    world.policy("default", "p", &json!({}));
+    let demand = Demand { millicores: 1000, memory: 100 * MEBIBYTE };
+    world.deployment("default", "web", &resources(("100m", "120Mi"), ("200m", "1Gi")), demand);
+    world.run(seconds(300));
+    assert_eq!(world.plans(), ["app: cpu request 100m > 200m"]);
+}
+
+#[test]
+fn throttled_container_grows_with_its_limit_until_it_has_what_it_needs() {
+    let mut world = World::new();
+    let limits = json!({"cpu": {"type": "Ratio"}, "memory": {"type": "Keep"}});
+    let strategy = json!({"updateRequestsOnly": false, "limits": limits});
+    world.policy("default", "p", &json!({"updateStrategy": strategy}));
+    let demand = Demand { millicores: 1000, memory: 100 * MEBIBYTE };
+    world.deployment("default", "web", &resources(("100m", "120Mi"), ("200m", "1Gi")), demand);
+    world.run(seconds(1800));
+    assert!(world.requests.iter().all(|(_, r)| r.action.plan.direction == Direction::Increase));
+    let plans = world.plans();
+    assert_eq!(
+        plans.first().map(String::as_str),
+        Some("app: cpu request 100m > 240m, cpu limit 200m > 480m")
+    );
+    assert!(
+        plans.last().unwrap().contains("> 1200m, ") || plans.last().unwrap().contains("> 1.2"),
+        "{plans:?}"
+    );
+    assert!(plans.len() <= 5, "{plans:?}");
+}
+
+#[test]
+fn modes_recommend_and_disabled_change_nothing() {
+    for (mode, reason, recommended) in
+        [("Recommend", "ModeRecommend", true), ("Disabled", "ModeDisabled", false)]
+    {
+        let mut world = World::new();
+        world.policy("default", "p", &json!({"mode": mode}));
+        world.deployment("default", "web", &too_much(), LITTLE);
+        world.run(seconds(600));
+        assert_eq!(world.plans(), [""; 0], "{mode}");
+        assert!(world.notices.is_empty(), "{mode}: {:?}", world.told());
+        let workload = world.workload("default", "p");
+        assert_eq!(workload.reason, reason);
+        let cpu = workload.recommendations.first().and_then(|c| c.cpu.as_deref());
+        assert_eq!(cpu, recommended.then_some("24m"), "{mode}");
+    }
+}
+
+#[test]
+fn dry_run_decides_everything_and_asks_for_nothing() {
+    let mut world = World::new();
+    world.dry_run = true;
+    world.start_coordinator();
+    world.policy("default", "p", &json!({}));
+    world.deployment("default", "web", &too_much(), LITTLE);
+    world.run(seconds(300));
+    assert_eq!(world.plans(), [""; 0]);
+    let workload = world.workload("default", "p");
+    assert_eq!(workload.reason, "DryRun");
+    assert!(workload.message.contains(SHRUNK), "{}", workload.message);
+}
+
+#[test]
+fn system_namespaces_and_system_critical_pods_are_never_asked_for() {
+    let mut world = World::new();
+    world.policy(OWN_NAMESPACE, "all", &json!({"selector": {"namespaceSelector": {}}}));
+    for (namespace, name) in [("kube-system", "dns"), (OWN_NAMESPACE, "coordinator")] {
+        world.deployment(namespace, name, &too_much(), LITTLE);
+    }
+    let critical = world.deployment("default", "cni", &too_much(), LITTLE);
+    world.change(&critical, |json| json["spec"]["priority"] = 2_000_000_000.into());
+    let ordinary = world.deployment("default", "web", &too_much(), LITTLE);
+    world.run(seconds(600));
+    let asked: Vec<&str> = world.requests.iter().map(|(_, r)| r.action.pod.name.as_str()).collect();
+    assert_eq!(asked, [ordinary.as_str()]);
+    let reasons: Vec<(&str, &str)> = world
+        .status(OWN_NAMESPACE, "all")
+        .workloads
+        .iter()
+        .map(|w| (w.name.as_str(), w.reason.as_str()))
+        .filter(|(name, _)| *name != "web")
+        .collect();
+    for expected in
+        [("dns", "ProtectedNamespace"), ("coordinator", "ProtectedNamespace"), ("cni", "SystemCritical")]
+    {
+        assert!(reasons.contains(&expected), "{reasons:?}");
+    }
+}
+
+#[test]
+fn policy_of_a_tenant_that_reaches_beyond_its_namespace_does_nothing() {
+    let mut world = World::new();
+    world.policy("default", "greedy", &json!({"selector": {"namespaceSelector": {}}}));
+    world.put(Change::Namespaces(applied(&json!({"metadata": {"name": "other"}}))));
+    world.deployment("other", "web", &too_much(), LITTLE);
+    world.deployment("default", "own", &too_much(), LITTLE);
+    world.run(seconds(300));
+    assert_eq!(world.plans(), [""; 0]);
+    let ready = &world.status("default", "greedy").conditions[0];
+    assert_eq!((ready.status.as_str(), ready.reason.as_str()), ("False", "ScopeRefused"));
+    assert_eq!(world.told(), ["ScopeRefused"], "one Event, not one per evaluation");
+}
+
+#[test]
+fn of_two_policies_the_weightier_acts_and_the_other_says_why_it_does_not() {
+    let mut world = World::new();
+    world.policy("default", "light", &json!({"resourceBounds": {"cpu": {"min": "500m"}}}));
+    world.policy("default", "heavy", &json!({"weight": 200, "resourceBounds": {"cpu": {"min": "300m"}}}));
+    world.deployment("default", "web", &too_much(), LITTLE);
+    world.run(seconds(300));
+    assert_eq!(world.plans(), ["app: cpu request 1 > 300m, memory request 512Mi > 20Mi"]);
+    assert_eq!(world.requests[0].1.subject.policy.name, "heavy");
+    let conflict =
+        world.status("default", "light").conditions.iter().find(|c| c.type_ == "Conflict").unwrap();
+    assert_eq!(conflict.reason, "PolicyConflict");
+    assert_eq!(conflict.message, "default/Deployment/web belongs to default/heavy");
+    assert!(world.status("default", "heavy").conditions.iter().all(|c| c.type_ != "Conflict"));
+}
+
+#[test]
+fn resource_that_an_autoscaler_follows_is_left_alone_and_the_other_is_not() {
+    let mut world = World::new();
+    world.policy("default", "p", &json!({}));
+    let metric = json!({"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 80}}});
+    world.put(Change::Hpas(applied(&json!({
+        "metadata": {"namespace": "default", "name": "web"},
+        "spec": {
+            "maxReplicas": 5, "metrics": [metric],
+            "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"},
+        },
+    }))));
+    world.deployment("default", "web", &too_much(), LITTLE);
+    world.run(seconds(300));
+    assert_eq!(world.plans(), ["app: memory request 512Mi > 20Mi"]);
+    assert_eq!(world.workload("default", "p").reason, "HpaControlsResource");
+}
+
+#[test]
+fn cooldown_holds_the_next_decrease_and_no_increase() {
+    let mut world = World::new();
+    let policy = json!({"updateStrategy": {"cooldown": "10m"}});
+    world.policy("default", "p", &policy);
+    let pod = world.deployment("default", "web", &too_much(), LITTLE);
+    // the clock of the API server, which writes managedFields, is the world's
+    world.change(&pod, |json| {
+        json["metadata"]["managedFields"] = json!([{
+            "manager": "optipod-coordinator", "operation": "Update", "subresource": "resize",
+            "time": "2027-01-15T08:00:00Z",
+        }]);
+    });
+    assert_eq!(world.now.unix_micros(), 1_800_000_000_000_000);
+    world.run(seconds(590));
+    assert_eq!(world.plans(), [""; 0]);
+    assert_eq!(world.workload("default", "p").reason, "CooldownActive");
+    world.run(seconds(30));
+    assert_eq!(world.plans(), [SHRUNK]);
+}
+
+#[test]
+fn no_more_resizes_are_under_way_than_the_policy_allows() {
+    let mut world = World::new();
+    world.policy("default", "p", &json!({"updateStrategy": {"maxConcurrentResizes": 2}}));
+    let first = world.deployment("default", "web", &too_much(), LITTLE);
+    for _ in 0..4 {
+        world.pod_of("default", "web", &too_much(), LITTLE);
+    }
+    world.kubelet = Box::new(|_| Reaction::Ignored);
+    world.run(seconds(200));
+    assert_eq!(world.requests.len(), 2);
+    assert_eq!(world.metrics.resizes_in_flight.get(), 2);
+    assert_eq!(world.requests[0].1.action.pod.name, first);
+    world.finish(&first);
+    world.run(seconds(30));
+    assert_eq!(world.requests.len(), 3);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// What becomes of it
+
+#[test]
+fn resize_is_done_only_when_every_sign_is_there_twice() {
+    let mut world = World::new();
+    let pod = hungry(&mut world, &json!({}));
+    world.kubelet = Box::new(|_| Reaction::Ignored);
+    world.run(seconds(40));
+    assert_eq!(world.plans(), [GROWN]);
+    let not_done = |world: &mut World, after: &str| {
+        world.run(seconds(10));
+        assert_eq!(world.told(), ["Resizing"], "done after {after}");
+        assert_eq!(world.metrics.resizes_in_flight.get(), 1);
+    };
+    not_done(&mut world, "nothing");
+    world.condition(&pod, "PodResizeInProgress", Some(("", "")));
+    world.observe(&pod);
+    not_done(&mut world, "observedGeneration");
+    world.allocate(&pod);
+    not_done(&mut world, "allocatedResources");
+    world.show_actual(&pod);
+    not_done(&mut world, "resources");
+    // the kubelet's status flaps: all signs are there for one look only
+    world.condition(&pod, "PodResizeInProgress", None);
+    world.run(seconds(1));
+    assert_eq!(world.told(), ["Resizing"]);
+    world.condition(&pod, "PodResizeInProgress", Some(("", "")));
+    not_done(&mut world, "a flap");
+    world.condition(&pod, "PodResizeInProgress", None);
+    world.run(seconds(1));
+    assert_eq!(world.told(), ["Resizing"]);
+    world.run(seconds(1));
+    assert_eq!(world.told(), ["Resizing", "Resized"]);
+    world.run(seconds(600));
+    assert_eq!(world.plans(), [GROWN]);
+}
+
+#[test]
+fn limit_counts_as_done_when_the_agent_saw_it_in_the_cgroup() {
+    let mut world = World::new();
+    world.policy("default", "p", &json!({"updateStrategy": {"updateRequestsOnly": false}}));
+    let pod = world.deployment("default", "web", &too_much(), LITTLE);
+    world.kubelet = Box::new(|_| Reaction::Ignored);
+    world.run(seconds(75));
+    assert_eq!(world.requests.len(), 1);
+    // the status says so, the cgroup does not
+    world.observe(&pod);
+    world.allocate(&pod);
+    world.show_actual(&pod);
+    world.run(seconds(20));
+    assert_eq!(world.told(), ["Resizing"]);
+    world.actuate(&pod);
+    world.run(seconds(20));
+    assert_eq!(world.told(), ["Resizing", "Resized"]);
+    assert_eq!(world.metrics.resizes.with_label_values(&["Done"]).get(), 1);
+}
+
+#[test]
+fn limit_that_never_reaches_the_cgroup_ends_unverified() {
+    let mut world = World::new();
+    world.policy("default", "p", &json!({"updateStrategy": {"updateRequestsOnly": false}}));
+    let pod = world.deployment("default", "web", &too_much(), LITTLE);
+    world.kubelet = Box::new(|_| Reaction::Ignored);
+    world.run(seconds(75));
+    world.observe(&pod);
+    world.allocate(&pod);
+    world.show_actual(&pod);
+    world.run(seconds(90));
+    assert_eq!(world.metrics.resizes.with_label_values(&["DoneUnverified"]).get(), 1);
+    assert!(world.notices.last().unwrap().1.note.contains("Unverified"));
+}
+
+#[test]
+fn deferred_resize_is_taken_back_after_its_deadline_and_backed_off() {
+    let mut world = World::new();
+    hungry(&mut world, &json!({"updateStrategy": {"deferredDeadline": "60s"}}));
+    world.kubelet = unwilling(Reaction::Pending("Deferred"));
+    world.run(seconds(70));
+    assert_eq!(world.plans(), [GROWN]);
+    let first = world.requests[0].0;
+    world.run(seconds(40));
+    assert_eq!(world.plans()[..2], [GROWN, TAKEN_BACK]);
+    let revert = &world.requests[1];
+    assert_eq!(revert.1.subject.purpose, Purpose::Revert(Reason::ResizeDeferred));
+    let waited = (revert.0 - first).as_secs();
+    assert!((60..=62).contains(&waited), "{waited} s");
+    assert!(world.told().contains(&"ResizeDeferred"));
+    let workload = world.workload("default", "p");
+    assert_eq!((workload.status, workload.reason.as_str()), (WorkloadPhase::Failed, "ResizeDeferred"));
+    world.run(seconds(3600) - world.elapsed());
+    // each failure doubles the pause: 60, 120, .. after 60 s of waiting
+    let (tried, taken_back) = (world.optimising(), world.reverting());
+    assert_eq!((tried.len(), taken_back.len()), (6, 6), "{tried:?}");
+    for (gap, expected) in gaps(&tried).into_iter().zip([120, 180, 300, 540, 1020]) {
+        assert!((expected..=expected + 15).contains(&gap), "{gap} s instead of {expected}");
+    }
+}
+
+#[test]
+fn deferred_resize_that_gets_room_in_time_is_done() {
+    let mut world = World::new();
+    let pod = hungry(&mut world, &json!({"updateStrategy": {"deferredDeadline": "60s"}}));
+    world.kubelet = unwilling(Reaction::Pending("Deferred"));
+    world.run(seconds(60));
+    assert_eq!(world.told(), ["Resizing"]);
+    world.finish(&pod);
+    world.run(seconds(600));
+    assert_eq!(world.plans(), [GROWN]);
+    assert_eq!(world.told(), ["Resizing", "Resized"]);
+}
+
+#[test]
+fn infeasible_resize_is_taken_back_at_once_and_tried_three_times_an_hour_at_most() {
+    let mut world = World::new();
+    hungry(&mut world, &json!({}));
+    world.kubelet = unwilling(Reaction::Pending("Infeasible"));
+    world.run(seconds(3600));
+    let (tried, taken_back) = (world.optimising(), world.reverting());
+    assert_eq!((tried.len(), taken_back.len()), (3, 3), "{tried:?}");
+    for (first, back) in tried.iter().zip(&taken_back) {
+        assert_eq!((first.1.as_str(), back.1.as_str()), (GROWN, TAKEN_BACK));
+        assert!(back.0 - first.0 <= seconds(1), "{:?}", back.0 - first.0);
+    }
+    for (gap, expected) in gaps(&tried).into_iter().zip([600, 1200]) {
+        assert!((expected..=expected + 15).contains(&gap), "{gap} s instead of {expected}");
+    }
+    assert_eq!(world.metrics.resizes.with_label_values(&["ResizeInfeasible"]).get(), 3);
+    let requests =
+        &world.pods.values().next().unwrap().json["spec"]["containers"][0]["resources"]["requests"];
+    assert_eq!(requests["memory"], "20Mi", "what was there is there again");
+}
+
+#[test]
+fn error_that_passes_is_waited_for_and_one_that_stays_is_taken_back() {
+    let mut world = World::new();
+    let pod = hungry(&mut world, &json!({}));
+    world.kubelet = unwilling(Reaction::Error);
+    while world.requests.is_empty() {
+        world.run(seconds(1));
+    }
+    world.run(seconds(20));
+    world.finish(&pod);
+    world.run(seconds(60));
+    assert_eq!((world.plans(), world.told()), (vec![GROWN.to_owned()], vec!["Resizing", "Resized"]));
+
+    let mut world = World::new();
+    hungry(&mut world, &json!({}));
+    world.kubelet = unwilling(Reaction::Error);
+    world.run(seconds(100));
+    assert_eq!(world.plans()[..2], [GROWN, TAKEN_BACK]);
+    assert_eq!(world.requests[1].1.subject.purpose, Purpose::Revert(Reason::ResizeError));
+    let waited = (world.requests[1].0 - world.requests[0].0).as_secs();
+    assert!((30..=32).contains(&waited), "{waited} s");
+}
+
+#[test]
+fn kubelet_that_does_nothing_is_given_five_minutes() {
+    let mut world = World::new();
+    hungry(&mut world, &json!({}));
+    world.kubelet = unwilling(Reaction::Ignored);
+    world.run(seconds(345));
+    assert_eq!(world.plans(), [GROWN, TAKEN_BACK]);
+    assert_eq!(world.requests[1].1.subject.purpose, Purpose::Revert(Reason::ResizeTimeout));
+    let waited = (world.requests[1].0 - world.requests[0].0).as_secs();
+    assert!((300..=302).contains(&waited), "{waited} s");
+}
+
+#[test]
+fn revert_that_fails_too_is_left_as_it_is() {
+    let mut world = World::new();
+    hungry(&mut world, &json!({}));
+    world.kubelet = Box::new(|_| Reaction::Pending("Infeasible"));
+    world.run(seconds(600));
+    assert_eq!(world.plans(), [GROWN, TAKEN_BACK]);
+    assert_eq!(world.metrics.resizes_in_flight.get(), 0);
+}
+
+#[test]
+fn pod_deleted_in_the_middle_ends_its_resize_and_its_successor_gets_its_own() {
+    let mut world = World::new();
+    let pod = hungry(&mut world, &json!({}));
+    world.kubelet = Box::new(|_| Reaction::Ignored);
+    world.run(seconds(40));
+    assert_eq!(world.plans(), [GROWN]);
+    world.change(&pod, |json| json["metadata"]["deletionTimestamp"] = json!("2027-01-15T08:00:40Z"));
+    world.run(seconds(5));
+    assert_eq!(world.metrics.resizes_in_flight.get(), 0);
+    world.delete(&pod);
+    world.run(seconds(400));
+    assert_eq!(world.plans(), [GROWN], "no revert of a pod that is gone");
+    assert!(!world.told().contains(&"ResizeTimeout"));
+    world.kubelet = Box::new(|_| Reaction::Done);
+    let demand = Demand { millicores: 20, memory: 100 * MEBIBYTE };
+    let next = world.pod_of("default", "web", &resources(("24m", "20Mi"), ("1", "1Gi")), demand);
+    world.run(seconds(60));
+    assert_eq!(world.plans(), [GROWN, GROWN]);
+    assert_eq!(world.requests[1].1.action.pod.name, next);
+}
+
+#[test]
+fn values_of_another_writer_end_the_resize_and_keep_us_away() {
+    let mut world = World::new();
+    let pod = hungry(&mut world, &json!({}));
+    world.kubelet = Box::new(|_| Reaction::Ignored);
+    world.run(seconds(40));
+    let mut changes = world.requests[0].1.action.plan.changes.clone();
+    changes[0].to.requests.memory = "64Mi".parse().ok();
+    world.write(&pod, "kubectl", "2027-01-15T08:00:41Z", &changes);
+    world.run(seconds(900));
+    assert_eq!(world.plans(), [GROWN]);
+    assert_eq!(world.metrics.resizes_in_flight.get(), 0);
+    assert_eq!(world.workload("default", "p").reason, "ForeignResizer");
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Refusals of the API server
+
+#[test]
+fn exceeded_quota_is_asked_again_after_pauses_that_double() {
+    let mut world = World::new();
+    hungry(&mut world, &json!({}));
+    world.refuse = Box::new(|_| {
+        Some(Refusal { reason: Reason::QuotaExceeded, message: "exceeded quota: q".to_owned() })
+    });
+    world.run(seconds(7200));
+    let tried = world.optimising();
+    assert_eq!(tried.len(), 7, "{tried:?}");
+    for (gap, expected) in gaps(&tried).into_iter().zip([60, 120, 240, 480, 960, 1920]) {
+        assert!((expected..=expected + 12).contains(&gap), "{gap} s instead of {expected}");
+    }
+    assert!(world.reverting().is_empty(), "nothing was written, nothing is taken back");
+    assert_eq!(world.told(), ["QuotaExceeded"; 7]);
+    let workload = world.workload("default", "p");
+    assert_eq!((workload.status, workload.reason.as_str()), (WorkloadPhase::Failed, "QuotaExceeded"));
+    assert!(workload.message.contains("exceeded quota: q"), "{}", workload.message);
+}
+
+#[test]
+fn conflict_is_tried_again_within_seconds_and_is_no_news() {
+    let mut world = World::new();
+    hungry(&mut world, &json!({}));
+    let left = Rc::new(RefCell::new(2));
+    let counter = Rc::clone(&left);
+    world.refuse = Box::new(move |_| {
+        let mut left = counter.borrow_mut();
+        let refused = *left > 0;
+        *left -= i32::from(refused);
+        refused.then(|| Refusal { reason: Reason::Conflict, message: "modified".to_owned() })
+    });
+    world.run(seconds(90));
+    let tried = world.optimising();
+    assert_eq!(tried.len(), 3);
+    assert!(gaps(&tried).iter().all(|gap| *gap <= 14), "{tried:?}");
+    assert_eq!(world.told(), ["Resizing", "Resized"]);
+}
+
+#[test]
+fn limit_range_refusal_of_one_pod_does_not_hold_its_sibling() {
+    let mut world = World::new();
+    let refused = hungry(&mut world, &json!({}));
+    let demand = Demand { millicores: 20, memory: 100 * MEBIBYTE };
+    let sibling = world.pod_of("default", "web", &resources(("24m", "20Mi"), ("1", "1Gi")), demand);
+    let name = refused.clone();
+    world.refuse = Box::new(move |request| {
+        let refusal = Refusal { reason: Reason::LimitRangeViolated, message: "maximum memory".to_owned() };
+        (request.action.pod.name == name).then_some(refusal)
+    });
+    world.run(seconds(600));
+    let of = |pod: &str| world.requests.iter().filter(|(_, r)| r.action.pod.name == pod).count();
+    assert_eq!((of(&refused), of(&sibling)), (4, 1));
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// A new leader
+
+#[test]
+fn new_leader_decreases_nothing_until_it_has_heard_and_then_decides_the_same() {
+    let story = |restart: bool| {
+        let mut world = World::new();
+        world.policy("default", "p", &json!({}));
+        world.deployment("default", "web", &too_much(), LITTLE);
+        world.run(seconds(50));
+        if restart {
+            world.start_coordinator();
+        }
+        world.run(seconds(250));
+        let (at, request) = world.requests[0].clone();
+        assert_eq!(world.requests.len(), 1);
+        (at, request)
+    };
+    let ((at, expected), (late, found)) = (story(false), story(true));
+    assert_eq!(found, expected);
+    assert!(at < seconds(75), "{at:?}");
+    // 10 s for agents to return, two frames of 15 s
+    assert!((seconds(90)..=seconds(101)).contains(&late), "{late:?}");
+}
+
+#[test]
+fn new_leader_lets_a_resize_of_the_old_one_finish_and_repeats_nothing() {
+    let mut world = World::new();
+    let pod = hungry(&mut world, &json!({}));
+    world.kubelet = Box::new(|_| Reaction::Ignored);
+    world.run(seconds(40));
+    assert_eq!(world.plans(), [GROWN]);
+    world.start_coordinator();
+    world.run(seconds(20));
+    world.finish(&pod);
+    world.run(seconds(600));
+    assert_eq!(world.plans(), [GROWN]);
+    assert_eq!(world.workload("default", "p").status, WorkloadPhase::Applied);
+}
+
+#[test]
+fn follower_asks_for_nothing() {
+    let mut world = World::new();
+    world.policy("default", "p", &json!({}));
+    world.deployment("default", "web", &too_much(), LITTLE);
+    world.run(seconds(50));
+    world.engine.on_leadership(false, world.now);
+    assert!(world.engine.tick(world.now + seconds(100)).is_empty());
+}

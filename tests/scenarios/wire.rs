@@ -680,8 +680,7 @@ async fn restarted_agent_is_not_counted_twice() {
 #[tokio::test]
 async fn standby_names_the_leader_and_the_agent_follows() {
     let leader = Coordinator::leader().await;
-    let standby =
-        Coordinator::start(Leadership { until: None, address: leader.address.to_string() }).await;
+    let standby = Coordinator::start(Leadership { until: None, address: leader.address.to_string() }).await;
     let agent = Agent::start(7, standby.address);
     let sampled = agent.sample(1..=5);
     leader.has_exactly(&sampled).await;
@@ -797,8 +796,7 @@ async fn unknown_protocol_version_is_refused_with_the_version_that_is_spoken() {
         let hello = Hello { protocol_version: version, node: NODE.to_owned(), ..hello(7, 0, 0) };
         let status = RawStream::refusal(coordinator.address, Up::Hello(hello)).await;
         assert_eq!(status.code(), Code::FailedPrecondition);
-        let expected =
-            format!("protocol version {version} is not spoken here: expected {PROTOCOL_VERSION}");
+        let expected = format!("protocol version {version} is not spoken here: expected {PROTOCOL_VERSION}");
         assert_eq!(status.message(), expected);
     }
 }
@@ -893,11 +891,8 @@ async fn clock_of_the_agent_far_off_does_not_move_usage_out_of_the_window() {
     let coordinator = Coordinator::leader().await;
     let (mut stream, _) = RawStream::welcomed(coordinator.address, hello(7, 1, 2)).await;
     let day = 86_400_000_000;
-    let ahead = |frame: Frame| Frame {
-        start: frame.start.shifted(day),
-        end: frame.end.shifted(day),
-        ..frame
-    };
+    let ahead =
+        |frame: Frame| Frame { start: frame.start.shifted(day), end: frame.end.shifted(day), ..frame };
     stream.send(Up::ClockSync(v1::ClockSync { offset_micros: -day, round_trip_micros: 100 })).await;
     let sampled = frames(7, 1..=2);
     for frame in &sampled {

@@ -189,8 +189,12 @@ fn lints_of_the_workspace_hold_in_each_crate() {
 #[test]
 fn tracked_files_name_no_place_of_one_machine() {
     // written in pieces, or this file would be found
-    let mut places =
-        vec![["/wo", "rk/"].concat(), ["/root/", "."].concat(), ["/ho", "me/"].concat(), ["file:/", "//"].concat()];
+    let mut places = vec![
+        ["/wo", "rk/"].concat(),
+        ["/root/", "."].concat(),
+        ["/ho", "me/"].concat(),
+        ["file:/", "//"].concat(),
+    ];
     // the checkout itself, wherever it is
     places.extend(root().to_str().filter(|path| path.len() > 5).map(str::to_owned));
     for (path, text) in texts() {
