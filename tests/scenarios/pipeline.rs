@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests fail the test")]
 #![allow(clippy::indexing_slicing, reason = "a missing element fails the test")]
+#![allow(clippy::unchecked_time_subtraction, reason = "time that runs backwards fails the test")]
 
 mod support;
 #[path = "support/world.rs"]

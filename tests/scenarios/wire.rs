@@ -1,6 +1,7 @@
 //! A real uplink and ring against the real ingest service and engine, over loopback TCP: whatever happens on the way,
 //! what the coordinator counts is exactly what was sampled.
 
+#![allow(clippy::indexing_slicing, reason = "a missing element fails the test")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests fail the test")]
 
 mod support;
@@ -22,7 +23,7 @@ use optipod_common::resources::QosClass;
 use optipod_common::sample::CpuCounters;
 use optipod_common::store::Evidence;
 use optipod_coordinator::engine::Engine;
-use optipod_coordinator::index::Change;
+use optipod_coordinator::index::{Change, Delta};
 use optipod_coordinator::ingest::{IngestService, now};
 use optipod_coordinator::lease::Leadership;
 use optipod_coordinator::metrics::Metrics;
@@ -111,7 +112,7 @@ fn frame(epoch: u64, sequence: u64) -> Frame {
             throttled_periods: sequence / 2,
             throttled_micros: salt / 3,
         },
-        oom_kills: u64::from(sequence % 5 == 0),
+        oom_kills: u64::from(sequence.is_multiple_of(5)),
         limits: CgroupLimits::default(),
         ended: false,
     };
@@ -615,6 +616,18 @@ async fn usage_that_comes_before_its_pod_is_joined_when_the_pod_is_known() {
     assert_eq!(coordinator.sums(1), Sums::sampled(&sampled, 1));
     coordinator.learn(pod(2, NODE));
     sampled.extend(agent.sample(6..=8));
+    coordinator.has_exactly(&sampled).await;
+}
+
+#[tokio::test]
+async fn last_usage_of_a_container_counts_when_its_pod_is_gone_already() {
+    let coordinator = Coordinator::leader().await;
+    let agent = Agent::start(7, coordinator.address);
+    let mut sampled = agent.sample(1..=3);
+    coordinator.has_exactly(&sampled).await;
+    let Change::Pods(Delta::Apply(gone)) = pod(1, NODE) else { panic!("a pod was applied") };
+    coordinator.learn(Change::Pods(Delta::Delete(gone)));
+    sampled.extend(agent.sample(4..=5));
     coordinator.has_exactly(&sampled).await;
 }
 

@@ -160,7 +160,7 @@ impl World {
             .on_ingest(Ingest::Connected { node: NODE.to_owned(), epoch: EPOCH, oldest, resume }, self.now);
         assert_eq!(resumed.try_recv(), Ok(1));
         for frame in self.ring.clone() {
-            self.deliver(frame);
+            self.deliver(&frame);
         }
     }
 
@@ -294,8 +294,8 @@ impl World {
             self.use_resources(period);
             let now = Now { monotonic: self.monotonic, wall: self.now, own_cpu: Duration::ZERO };
             if let Some(frame) = self.sampler.tick(now) {
-                self.ring.push(frame.clone());
-                self.deliver(frame);
+                self.deliver(&frame);
+                self.ring.push(frame);
             }
         }
         let effects = self.engine.tick(self.now);
@@ -321,8 +321,8 @@ impl World {
     }
 
     /// Through the bytes of the wire.
-    fn deliver(&mut self, frame: Frame) {
-        let bytes = v1::Frame::from(&frame).encode_to_vec();
+    fn deliver(&mut self, frame: &Frame) {
+        let bytes = v1::Frame::from(frame).encode_to_vec();
         let frame = Frame::try_from(v1::Frame::decode(bytes.as_slice()).unwrap()).unwrap();
         let (accepted, mut answer) = oneshot::channel();
         let sequence = frame.sequence;
@@ -428,7 +428,7 @@ impl World {
 
     pub fn observe(&mut self, pod: &str) {
         self.change(pod, |json| {
-            json["status"]["observedGeneration"] = json["metadata"]["generation"].clone()
+            json["status"]["observedGeneration"] = json["metadata"]["generation"].clone();
         });
     }
 
