@@ -415,6 +415,11 @@ fn pod_guard(policy: &Policy, pod: &PodFacts, at: &Circumstances) -> Option<(Rea
         })
         .or_else(|| fixed(at.in_flight, Reason::ResizeInFlight, "a resize of this pod is under way"))
         .or_else(|| {
+            let condition = pod.pending.as_ref().or(pod.in_progress.as_ref())?;
+            let message = format!("the kubelet is at a resize: {} {}", condition.reason, condition.message);
+            Some((Reason::ResizeInFlight, message.trim_end().to_owned()))
+        })
+        .or_else(|| {
             let backoff = at.backoff.as_ref().filter(|b| b.until > at.now)?;
             let seconds = backoff.until.since(at.now).as_secs();
             let message = format!("{}: {}; next try in {seconds} s", backoff.reason, backoff.message);

@@ -104,7 +104,7 @@ fn decreases_go_first_and_increases_follow_when_they_are_done() {
     world.put(Change::Nodes(applied(&node(false))));
     world.deployment("default", "web", &resources(("1", "20Mi"), ("2", "1Gi")), demand);
     world.run(seconds(50));
-    assert_eq!(world.plans(), [""; 0]);
+    assert!(world.plans().is_empty(), "{:?}", world.plans());
     // the node is Ready again, and both are wanted at once
     world.put(Change::Nodes(applied(&node(true))));
     world.run(seconds(100));
@@ -174,7 +174,7 @@ fn dry_run_decides_everything_and_asks_for_nothing() {
     world.policy("default", "p", &json!({}));
     world.deployment("default", "web", &too_much(), LITTLE);
     world.run(seconds(300));
-    assert_eq!(world.plans(), [""; 0]);
+    assert!(world.plans().is_empty(), "{:?}", world.plans());
     let workload = world.workload("default", "p");
     assert_eq!(workload.reason, "DryRun");
     assert!(workload.message.contains(SHRUNK), "{}", workload.message);
@@ -215,7 +215,7 @@ fn policy_of_a_tenant_that_reaches_beyond_its_namespace_does_nothing() {
     world.deployment("other", "web", &too_much(), LITTLE);
     world.deployment("default", "own", &too_much(), LITTLE);
     world.run(seconds(300));
-    assert_eq!(world.plans(), [""; 0]);
+    assert!(world.plans().is_empty(), "{:?}", world.plans());
     let ready = &world.status("default", "greedy").conditions[0];
     assert_eq!((ready.status.as_str(), ready.reason.as_str()), ("False", "ScopeRefused"));
     assert_eq!(world.told(), ["ScopeRefused"], "one Event, not one per evaluation");
@@ -270,7 +270,7 @@ fn cooldown_holds_the_next_decrease_and_no_increase() {
     });
     assert_eq!(world.now.unix_micros(), 1_800_000_000_000_000);
     world.run(seconds(590));
-    assert_eq!(world.plans(), [""; 0]);
+    assert!(world.plans().is_empty(), "{:?}", world.plans());
     assert_eq!(world.workload("default", "p").reason, "CooldownActive");
     world.run(seconds(30));
     assert_eq!(world.plans(), [SHRUNK]);
@@ -605,6 +605,32 @@ fn new_leader_lets_a_resize_of_the_old_one_finish_and_repeats_nothing() {
     world.run(seconds(600));
     assert_eq!(world.plans(), [GROWN]);
     assert_eq!(world.workload("default", "p").status, WorkloadPhase::Applied);
+}
+
+#[test]
+fn new_leader_takes_back_what_the_old_one_left_deferred() {
+    let mut world = World::new();
+    hungry(&mut world, &json!({"updateStrategy": {"deferredDeadline": "60s"}}));
+    world.kubelet = Box::new(|_| Reaction::Pending("Deferred"));
+    world.run(seconds(40));
+    assert_eq!(world.plans(), [GROWN]);
+    world.kubelet = unwilling(Reaction::Pending("Deferred"));
+    world.start_coordinator();
+    let restarted = world.elapsed();
+    world.run(seconds(120));
+    assert_eq!(world.plans()[..2], [GROWN, TAKEN_BACK]);
+    let waited = (world.requests[1].0 - restarted).as_secs();
+    assert!((60..=80).contains(&waited), "the deadline starts anew with the new leader: {waited} s");
+}
+
+#[test]
+fn resize_that_somebody_else_left_pending_is_left_alone() {
+    let mut world = World::new();
+    let pod = hungry(&mut world, &json!({}));
+    world.condition(&pod, "PodResizePending", Some(("Deferred", "no room")));
+    world.run(seconds(600));
+    assert!(world.plans().is_empty(), "{:?}", world.plans());
+    assert_eq!(world.workload("default", "p").reason, "ResizeInFlight");
 }
 
 #[test]

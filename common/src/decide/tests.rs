@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::recommend::{Step, StepKind};
-use crate::resources::NodeFacts;
+use crate::resources::{NodeFacts, ResizeCondition};
 
 /// Requests and limits in millicores and MiB; 0 = not stated.
 pub fn resources(requests: (u64, u64), limits: (u64, u64)) -> Resources {
@@ -164,6 +164,9 @@ fn every_pod_guard_has_its_reason() {
         (Reason::ForeignResizer, |_, pod, _| pod.foreign_resizer = Some("vpa".into())),
         (Reason::InPlaceNotAllowed, |policy, _, _| policy.update.allow_in_place_resize = false),
         (Reason::ResizeInFlight, |_, _, at| at.in_flight = true),
+        (Reason::ResizeInFlight, |_, pod, _| {
+            pod.pending = Some(ResizeCondition { reason: "Deferred".into(), message: "no room".into() });
+        }),
         (Reason::BackingOff, |_, _, at| {
             let until = at.now + Duration::from_secs(5);
             at.backoff = Some(Backoff { until, reason: Reason::ResizeInfeasible, message: "swap".into() });

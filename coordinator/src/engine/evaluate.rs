@@ -115,7 +115,7 @@ impl Engine {
                     .map(|workload| self.evaluate_workload(key, (policy, selector), workload, &mut turn))
                     .collect();
                 for outcome in &outcomes {
-                    effects.extend(self.requests(key, outcome));
+                    effects.extend(self.requests(key, outcome, policy.mode, now));
                 }
                 outcomes
             }
@@ -207,22 +207,45 @@ impl Engine {
         namespace == "kube-system" || namespace == self.settings.namespace
     }
 
-    fn requests(&mut self, key: &PolicyKey, outcome: &WorkloadOutcome) -> Vec<Effect> {
+    fn requests(
+        &mut self,
+        key: &PolicyKey,
+        outcome: &WorkloadOutcome,
+        mode: Mode,
+        now: Timestamp,
+    ) -> Vec<Effect> {
         let mut effects = Vec::new();
+        let may_write = mode == Mode::Auto && !self.settings.dry_run;
+        for pod in outcome.pods.iter().filter(|pod| may_write && is_ours_under_way(pod)) {
+            if pod.backoff.is_none() && !self.resizes.in_flight(&pod.facts.uid) {
+                self.resizes.adopt(&subject(key, outcome, pod), &pod.facts, now);
+            }
+        }
         for pod in &outcome.pods {
             let Decision::Resize { plan, .. } = &pod.decision else { continue };
-            let subject = Subject {
-                policy: key.clone(),
-                workload: outcome.workload.clone(),
-                pod: PodKey { namespace: pod.facts.namespace.clone(), name: pod.facts.name.clone() },
-                uid: pod.facts.uid.clone(),
-                purpose: Purpose::Optimise,
-            };
+            let subject = subject(key, outcome, pod);
             let action = action(&subject, plan, &pod.facts);
             self.resizes.asked(&subject);
             effects.push(Effect::Resize(Box::new(Request { action, subject })));
         }
         effects
+    }
+}
+
+/// The kubelet is at a resize of ours.
+fn is_ours_under_way(pod: &PodOutcome) -> bool {
+    let PodFacts { pending, in_progress, last_resize, foreign_resizer, .. } = &pod.facts;
+    let ours = last_resize.is_some() && foreign_resizer.is_none();
+    ours && (pending.is_some() || in_progress.is_some())
+}
+
+fn subject(key: &PolicyKey, outcome: &WorkloadOutcome, pod: &PodOutcome) -> Subject {
+    Subject {
+        policy: key.clone(),
+        workload: outcome.workload.clone(),
+        pod: PodKey { namespace: pod.facts.namespace.clone(), name: pod.facts.name.clone() },
+        uid: pod.facts.uid.clone(),
+        purpose: Purpose::Optimise,
     }
 }
 

@@ -12,7 +12,7 @@ use optipod_common::frame::CgroupLimits;
 use optipod_common::ident::{WorkloadContainer, WorkloadRef};
 use optipod_common::ledger::Admission;
 use optipod_common::policy::Policy;
-use optipod_common::progress::in_kernel;
+use optipod_common::progress::{Progress, in_kernel};
 use optipod_common::store::Evidence;
 use optipod_common::time::Timestamp;
 
@@ -243,6 +243,7 @@ impl Engine {
             End::Done(true) => "Done",
             End::Done(false) => "DoneUnverified",
             End::Failed { reason, .. } => reason.as_str(),
+            End::Void(Progress::Superseded) => "Superseded",
             End::Void(_) => Reason::PodGone.as_str(),
         };
         self.metrics.resizes.with_label_values(&[outcome]).inc();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use optipod_common::decide::{Backoff, ContainerChange, Direction, Plan, Reason};
 use optipod_common::ident::WorkloadRef;
 use optipod_common::progress::{Progress, SentResize, progress};
-use optipod_common::resources::PodFacts;
+use optipod_common::resources::{Amounts, PodFacts, Resources};
 use optipod_common::time::Timestamp;
 
 use crate::apply::{Accepted, Refusal};
@@ -128,6 +128,39 @@ impl Resizes {
         let restarts = facts.map(restarts).unwrap_or_default();
         let state = Progress::Accepted;
         self.tracked.insert(uid, Tracked { subject, plan, sent, state, since: now, restarts });
+    }
+
+    /// Follows a resize of ours that another leader sent, or whose taking back was refused: what the kubelet has not
+    /// done yet is the difference between desired and allocated or actual values.
+    pub fn adopt(&mut self, subject: &Subject, facts: &PodFacts, now: Timestamp) {
+        let changes: Vec<ContainerChange> = facts
+            .containers
+            .iter()
+            .filter_map(|container| {
+                let before = Resources {
+                    requests: container.allocated.unwrap_or_default(),
+                    limits: container.actual.unwrap_or_default().limits,
+                };
+                let (from, to) = difference(&before, &container.desired);
+                let name = container.name.clone();
+                (!to.is_empty()).then_some(ContainerChange {
+                    container: name,
+                    sidecar: container.sidecar,
+                    to,
+                    from,
+                })
+            })
+            .collect();
+        if changes.is_empty() {
+            return;
+        }
+        let rises = |change: &ContainerChange| {
+            change.to.requests.cpu > change.from.requests.cpu
+                || change.to.requests.memory > change.from.requests.memory
+        };
+        let direction = if changes.iter().any(rises) { Direction::Increase } else { Direction::Decrease };
+        let accepted = Accepted { generation: facts.generation };
+        self.accepted(subject.clone(), Plan { direction, changes }, &accepted, Some(facts), now);
     }
 
     /// The patch was not made.
@@ -280,6 +313,23 @@ pub fn inverse(plan: &Plan) -> Plan {
         })
         .collect();
     Plan { direction, changes }
+}
+
+/// The keys that both state and that differ, before and after.
+fn difference(before: &Resources, after: &Resources) -> (Resources, Resources) {
+    fn pick<T: PartialEq + Copy>(before: Option<T>, after: Option<T>) -> (Option<T>, Option<T>) {
+        if before.is_some() && after.is_some() && before != after { (before, after) } else { (None, None) }
+    }
+    let amounts = |before: Amounts, after: Amounts| {
+        let (cpu, memory) = (pick(before.cpu, after.cpu), pick(before.memory, after.memory));
+        (Amounts { cpu: cpu.0, memory: memory.0 }, Amounts { cpu: cpu.1, memory: memory.1 })
+    };
+    let requests = amounts(before.requests, after.requests);
+    let limits = amounts(before.limits, after.limits);
+    (
+        Resources { requests: requests.0, limits: limits.0 },
+        Resources { requests: requests.1, limits: limits.1 },
+    )
 }
 
 fn restarts(pod: &PodFacts) -> BTreeMap<String, u32> {
