@@ -5,9 +5,10 @@ use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff;
 use kube::api::{Api, ObjectMeta, Patch, PatchParams, PostParams};
+use kube::core::PartialObjectMeta;
 use kube::{Client, Resource};
 use optipod_common::decide::{Plan, Reason};
-use serde_json::json;
+use serde_json::{Value, json};
 use tracing::{info, warn};
 
 use crate::FIELD_MANAGER;
@@ -120,9 +121,18 @@ impl Desk {
 
     /// Replaces the status of a policy.
     pub async fn write_status(&self, key: &PolicyKey, status: &OptimizationPolicyStatus) {
-        let policies: Api<OptimizationPolicy> = Api::namespaced(self.client.clone(), &key.namespace);
+        // the answer is not read beyond its metadata: a policy that cannot be read gets its status, too
+        let policies: Api<PartialObjectMeta<OptimizationPolicy>> =
+            Api::namespaced(self.client.clone(), &key.namespace);
         let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-        let patch = Patch::Merge(json!({ "status": status }));
+        let mut patch = json!({ "status": status });
+        // a merge keeps what is not named: the last workload would stay for ever
+        if status.workloads.is_empty()
+            && let Some(status) = patch.get_mut("status").and_then(Value::as_object_mut)
+        {
+            status.insert("workloads".to_owned(), json!([]));
+        }
+        let patch = Patch::Merge(patch);
         match policies.patch_status(&key.name, &params, &patch).await {
             Ok(_) => {}
             Err(kube::Error::Api(status)) if status.code == 404 => {}
@@ -160,15 +170,18 @@ impl Desk {
     /// Every notice is an Event of its own. Merging them into series, as event recorders do, would keep the note of the
     /// first only, and the note says which sizes were written. Back-off bounds their number.
     fn event(&self, notice: &Notice, regarding: ObjectReference, related: Option<ObjectReference>) -> Event {
+        let now = jiff::Timestamp::now();
+        // as client-go does; a generateName may not end with a dot
         let name = regarding.name.as_deref().unwrap_or_default().chars().take(200).collect::<String>();
+        let name = format!("{}.{:x}", name.trim_end_matches(['.', '-']), now.as_nanosecond());
         Event {
             metadata: ObjectMeta {
-                generate_name: Some(format!("{name}.")),
+                name: Some(name),
                 namespace: regarding.namespace.clone(),
                 ..ObjectMeta::default()
             },
             action: Some(notice.action.clone()),
-            event_time: Some(MicroTime(jiff::Timestamp::now())),
+            event_time: Some(MicroTime(now)),
             note: Some(cut(&notice.note)),
             reason: Some(notice.reason.clone()),
             regarding: Some(regarding),

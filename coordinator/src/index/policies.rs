@@ -45,8 +45,7 @@ impl PolicyEntry {
         let (status, parsed, malformed) = match object.0 {
             Ok(policy) => (policy.status.unwrap_or_default(), to_policy(&policy.spec), None),
             Err(invalid) => {
-                let violations =
-                    vec![Violation::new("", format!("the object cannot be read: {}", invalid.error))];
+                let violations = vec![Violation::new("spec", format!("cannot be read: {}", invalid.error))];
                 (OptimizationPolicyStatus::default(), Err(violations), Some(invalid.error))
             }
         };
