@@ -83,6 +83,8 @@ enum End {
     Version(u32),
     #[error("coordinator broke the protocol: {0}")]
     Protocol(&'static str),
+    #[error("frame {0} was dropped before it could be sent")]
+    Dropped(u64),
     #[error("everything was sent")]
     Drained,
 }
@@ -97,6 +99,7 @@ impl End {
             Self::Closed => "closed",
             Self::Version(_) => "version",
             Self::Protocol(_) => "protocol",
+            Self::Dropped(_) => "dropped",
             Self::Drained => "drained",
         }
     }
@@ -206,7 +209,9 @@ impl<C: Connect> Uplink<C> {
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
         let (outbox, messages) = mpsc::channel(OUTBOX);
         let sent = (self.options.wall)();
-        outbox.send(message(Up::Hello(self.hello(sent)))).await.map_err(|_| End::Closed)?;
+        let hello = self.hello(sent);
+        let oldest = hello.oldest_sequence;
+        outbox.send(message(Up::Hello(hello))).await.map_err(|_| End::Closed)?;
         let answer = async {
             let mut inbox = client.stream(ReceiverStream::new(messages)).await?.into_inner();
             let first = inbox.message().await?;
@@ -219,7 +224,7 @@ impl<C: Connect> Uplink<C> {
                 let sync = clock_sync(sent, &welcome, received);
                 self.welcomed(&welcome, sync)?;
                 outbox.send(message(Up::ClockSync(sync))).await.map_err(|_| End::Closed)?;
-                let cursor = welcome.resume_sequence.max(1);
+                let cursor = welcome.resume_sequence.max(oldest).max(1);
                 Ok(Session { outbox, inbox, cursor, accepted: cursor - 1 })
             }
             Some(Down::NotLeader(answer)) => {
@@ -281,12 +286,10 @@ impl<C: Connect> Uplink<C> {
                 },
                 permit = outbox.reserve(), if pending => {
                     let Ok(permit) = permit else { return End::Closed };
-                    let Some((sequence, frame)) = self.next_frame(cursor) else {
-                        // everything from the cursor on was dropped or acknowledged meanwhile
-                        cursor = last + 1;
-                        continue;
-                    };
-                    cursor = sequence + 1;
+                    // A gap that the coordinator does not know of would hold back every later acknowledgement; the next
+                    // Hello tells it where the ring begins.
+                    let Some(frame) = self.next_frame(cursor) else { return End::Dropped(cursor) };
+                    cursor += 1;
                     permit.send(message(Up::Frame(frame)));
                     self.metrics.frames_sent.inc();
                 }
@@ -297,11 +300,10 @@ impl<C: Connect> Uplink<C> {
         }
     }
 
-    /// The frame at the cursor or the next that is still held.
-    fn next_frame(&self, cursor: u64) -> Option<(u64, v1::Frame)> {
-        let (sequence, encoded) = self.ring.at_or_after(cursor)?;
-        let frame = v1::Frame::decode(&*encoded).expect("encoded by `Ring::push` from the same type");
-        Some((sequence, frame))
+    /// The frame at the cursor, while the ring holds it.
+    fn next_frame(&self, cursor: u64) -> Option<v1::Frame> {
+        let (_, encoded) = self.ring.at_or_after(cursor).filter(|(sequence, _)| *sequence == cursor)?;
+        Some(v1::Frame::decode(&*encoded).expect("encoded by `Ring::push` from the same type"))
     }
 
     fn heard(&self, message: CoordinatorMessage, accepted: &mut u64) -> Option<End> {

@@ -785,6 +785,27 @@ async fn overflowed_ring_tells_what_it_dropped_and_the_stream_resumes_behind_it(
     assert!(newest.dropped_frames >= held.dropped, "{} of {}", newest.dropped_frames, held.dropped);
 }
 
+#[tokio::test]
+async fn ring_that_overflows_in_mid_stream_leaves_no_gap_in_the_acknowledgements() {
+    let coordinator = Coordinator::leader().await;
+    let one = {
+        let ring = Ring::new(RingLimits { window: Duration::from_secs(1800), bytes: 1 << 20 });
+        ring.push(frame(7, 1)).bytes
+    };
+    let limits = RingLimits { window: Duration::from_secs(1800), bytes: one * 8 };
+    let agent = Agent::with_ring(7, coordinator.address, limits);
+    let mut sampled = agent.sample(1..=4);
+    coordinator.has_exactly(&sampled).await;
+    // one thread runs all tasks: nothing is sent while this pushes
+    let burst = agent.sample(5..=60);
+    let oldest = agent.ring.status().oldest;
+    assert!(oldest > 20, "{oldest}");
+    sampled.extend(burst.into_iter().filter(|frame| frame.sequence >= oldest));
+    coordinator.has_exactly(&sampled).await;
+    until("all is acknowledged", || agent.accepted() == 60).await;
+    assert_eq!(u64::try_from(coordinator.metrics.frames_lost.get()).unwrap(), oldest - 5);
+}
+
 fn prost_decode<M: prost::Message + Default>(bytes: &[u8]) -> M {
     M::decode(bytes).unwrap()
 }
