@@ -1,0 +1,97 @@
+//! The real coordinator against a real API server, with the rights that the chart gives it.
+//!
+//! A lab without nodes (`cargo lab up --control-plane-only`) is named by `OPTIPOD_LAB`; `cargo lab test` does both.
+//! Coordinators run in this process, each on a runtime of its own, so that one can die without a word. Played are the
+//! kubelet ([`kubelet`]) and an agent ([`agent`]); everything else is real. Cases run side by side, each in a namespace
+//! of its own; those that stop coordinators come after all others. `cargo lab logs coordinators` has their log.
+
+#![allow(
+    clippy::indexing_slicing,
+    reason = "reading a JSON value by key does not panic, and a panic fails the case"
+)]
+
+mod agent;
+mod conditions;
+mod coordinator;
+mod kubelet;
+mod leadership;
+mod objects;
+mod policies;
+mod refusals;
+mod resizing;
+mod rights;
+mod runner;
+mod scope;
+mod world;
+
+use std::fs::File;
+use std::process::ExitCode;
+use std::sync::Mutex;
+
+use anyhow::{Context, Result};
+use optipod_tests::Lab;
+use tracing_subscriber::EnvFilter;
+
+use crate::runner::{Case, case};
+
+/// Side by side.
+const TOGETHER: &[Case] = &[
+    case!(policies::every_rule_of_the_crd_refuses_with_its_message),
+    case!(policies::every_example_is_accepted),
+    case!(policies::columns_show_what_a_person_wants_to_see),
+    case!(policies::stored_policies_that_break_rules_are_reported),
+    case!(scope::a_tenant_policy_that_reaches_further_is_refused),
+    case!(scope::the_policy_that_lost_says_to_whom),
+    case!(scope::protected_pods_are_never_touched),
+    case!(resizing::requests_shrink_and_nothing_else_changes),
+    case!(resizing::a_throttled_container_grows_with_its_limit),
+    case!(resizing::recommend_and_disabled_change_nothing),
+    case!(resizing::a_pod_deleted_in_the_middle_is_forgotten),
+    case!(resizing::a_pod_that_changes_all_the_time_is_resized_by_a_fresh_decision),
+    case!(refusals::a_limit_range_is_reported_and_not_asked_again_at_once),
+    case!(refusals::a_quota_is_reported_and_not_asked_again_at_once),
+    case!(refusals::defaults_of_a_limit_range_do_not_sneak_in),
+    case!(conditions::a_deferred_resize_is_taken_back_after_its_deadline),
+    case!(conditions::an_infeasible_resize_is_taken_back_at_once),
+    case!(leadership::a_standby_names_the_leader_and_the_lease_has_an_owner),
+];
+
+/// One after the other, after those.
+const ALONE: &[Case] = &[
+    case!(leadership::a_standby_finishes_what_a_killed_leader_began),
+    case!(leadership::a_leader_that_stops_gives_the_lease_back),
+    case!(rights::the_chart_grants_exactly_what_is_used),
+];
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<bool> {
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    let selected = |cases: &'static [Case]| -> Vec<&'static Case> {
+        cases.iter().filter(|case| runner::selected(case, &wanted)).collect()
+    };
+    let (together, alone) = (selected(TOGETHER), selected(ALONE));
+    let name = std::env::var("OPTIPOD_LAB").context(
+        "OPTIPOD_LAB does not name a lab: run `cargo lab test`, or `cargo lab up --control-plane-only --name NAME` first",
+    )?;
+    let lab = Lab::attach(&name)?;
+    lab.enter()?;
+    let log = lab.instance().log("coordinators");
+    let file = File::create(&log).with_context(|| format!("cannot create {}", log.display()))?;
+    let filter = EnvFilter::new(std::env::var("OPTIPOD_LOG").unwrap_or_else(|_| "info".to_owned()));
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(Mutex::new(file)).init();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let world = world::World::new(lab).await.context("cannot prepare the cluster")?;
+        Ok(runner::run(&world, &together, &alone).await)
+    })
+}

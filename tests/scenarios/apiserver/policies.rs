@@ -1,0 +1,203 @@
+//! Policies as people write them: what the API server refuses, what it accepts, and what it stored before it knew.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Result, ensure};
+use kube::core::Status;
+use kube::{Client, Error};
+use optipod_tests::{Lab, paths};
+use serde_json::{Value, json};
+use tonic::codegen::http::Request;
+
+use crate::world::{SOON, World, same, wait};
+
+const PATH: &str = "/apis/optipod.io/v1alpha1/namespaces/default/optimizationpolicies";
+
+/// Policies that were stored while the schema had no rules.
+pub struct Stored {
+    namespace: &'static str,
+    invalid: &'static str,
+    unreadable: &'static str,
+}
+
+/// Plays a cluster whose CRD is older than the coordinator: policies that break rules are in etcd.
+pub async fn store_before_the_rules(lab: &Lab, client: &Client) -> Result<Stored> {
+    let stored = Stored { namespace: "default", invalid: "stored-invalid", unreadable: "stored-unreadable" };
+    let mut loose: Value = serde_yaml_ng::from_str(&fs::read_to_string(crd())?)?;
+    loosen(&mut loose);
+    let apply = |crd: &Value| {
+        let args = ["apply", "--server-side", "--force-conflicts", "-f", "-"];
+        lab.kubectl_with_input(&args, &crd.to_string())
+    };
+    apply(&loose)?;
+    lab.kubectl(&["wait", "--for=condition=Established", "crd/optimizationpolicies.optipod.io"])?;
+    let broken =
+        json!({"metricsConfig": {"percentile": "P0"}, "resourceBounds": {"cpu": {"min": "2", "max": "1"}}});
+    for (name, spec) in [(stored.invalid, broken), (stored.unreadable, json!({"mode": "Sometimes"}))] {
+        let create = || async { post(client, &object(name, &spec), "").await.is_ok().then_some(()) };
+        wait("the loose schema is served", SOON, create).await?;
+    }
+    apply(&serde_yaml_ng::from_str(&fs::read_to_string(crd())?)?)?;
+    let refused = || async {
+        post(client, &object("probe", &json!({"mode": "Sometimes"})), "dryRun=All")
+            .await
+            .is_err()
+            .then_some(())
+    };
+    wait("the schema of the chart is served", SOON, refused).await?;
+    Ok(stored)
+}
+
+pub async fn stored_policies_that_break_rules_are_reported(world: Arc<World>) -> Result<()> {
+    let Stored { namespace, invalid, unreadable } = world.stored;
+    let expected = [
+        (invalid, "spec.metricsConfig.percentile: \"P0\" is not a percentile"),
+        (invalid, "spec.resourceBounds.cpu: min 2 is above max 1"),
+        (unreadable, "Sometimes"),
+    ];
+    for (name, part) in expected {
+        let ready = wait("condition Ready=False", SOON, async || {
+            let object: Value = world
+                .client
+                .request(Request::get(format!("{PATH}/{name}")).body(Vec::new()).ok()?)
+                .await
+                .ok()?;
+            let conditions = object.pointer("/status/conditions")?.as_array()?.clone();
+            conditions.into_iter().find(|c| c.pointer("/type") == Some(&"Ready".into()))
+        });
+        let ready = ready.await?;
+        same(
+            "status of Ready",
+            (&ready["status"], &ready["reason"]),
+            (&"False".into(), &"PolicyInvalid".into()),
+        )?;
+        let message = ready["message"].as_str().unwrap_or_default();
+        ensure!(message.contains(part), "{name}: {part:?} is not in {message:?}");
+        let event = world.event(namespace, name, "PolicyInvalid").await?;
+        same("type of the Event", event.type_.as_deref(), Some("Warning"))?;
+        ensure!(event.note.as_deref().is_some_and(|note| note.contains(part)), "{:?}", event.note);
+    }
+    Ok(())
+}
+
+pub async fn every_rule_of_the_crd_refuses_with_its_message(world: Arc<World>) -> Result<()> {
+    let folder = paths::workspace().join("tests/scenarios/golden");
+    let cases: Vec<(String, Value)> = {
+        let text = fs::read_to_string(folder.join("refused-policies.yaml"))?;
+        let cases: serde_json::Map<String, Value> = serde_yaml_ng::from_str(&text)?;
+        cases.into_iter().collect()
+    };
+    let mut said = String::from("# Generated: UPDATE_GENERATED=1 cargo lab test --only apiserver\n");
+    for (name, spec) in &cases {
+        let refused = post(&world.client, &object(name, spec), "dryRun=All&fieldValidation=Strict").await;
+        let Err(Error::Api(status)) = refused else { anyhow::bail!("{name} was not refused: {spec}") };
+        write!(said, "\n{name}:\n{}", messages(&status))?;
+    }
+    let path = folder.join("refused-policies.txt");
+    if std::env::var_os("UPDATE_GENERATED").is_some() {
+        fs::write(&path, &said)?;
+    }
+    let golden = fs::read_to_string(&path).unwrap_or_default();
+    for (seen, expected) in said.lines().zip(golden.lines()) {
+        same("what the API server says", seen, expected)?;
+    }
+    same("lines", said.lines().count(), golden.lines().count())?;
+
+    let mut rules = BTreeSet::new();
+    collect_rules(&serde_yaml_ng::from_str(&fs::read_to_string(crd())?)?, &mut rules);
+    ensure!(rules.len() > 10, "the CRD has hardly any rules: {rules:?}");
+    // the message of a range comes from an expression that shows both ends
+    let silent: Vec<_> = rules.iter().filter(|rule| !said.contains(rule.as_str())).collect();
+    ensure!(silent.is_empty(), "no case of refused-policies.yaml breaks these rules: {silent:#?}");
+    Ok(())
+}
+
+pub async fn every_example_is_accepted(world: Arc<World>) -> Result<()> {
+    let mut seen = 0;
+    for entry in fs::read_dir(paths::workspace().join("deploy/examples"))? {
+        let path = entry?.path();
+        let lab = world.lab.clone();
+        let create = move || {
+            let args = ["create", "--dry-run=server", "--validate=strict", "--namespace=default", "-f"];
+            lab.kubectl(&[&args[..], &[&path.to_string_lossy()]].concat())
+        };
+        tokio::task::spawn_blocking(create).await??;
+        seen += 1;
+    }
+    ensure!(seen >= 7, "{seen} examples");
+    Ok(())
+}
+
+pub async fn columns_show_what_a_person_wants_to_see(world: Arc<World>) -> Result<()> {
+    let namespace = world.namespace("columns").await?;
+    world.policy(&namespace, "empty", json!({"mode": "Recommend"})).await?;
+    let table = wait("a policy that is Ready", SOON, async || {
+        let (lab, namespace) = (world.lab.clone(), namespace.clone());
+        let get = move || lab.kubectl(&["get", "opol", "--namespace", &namespace]);
+        let table = tokio::task::spawn_blocking(get).await.ok()?.ok()?;
+        table.contains("True").then_some(table)
+    });
+    let table = table.await?;
+    let words: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
+    same(
+        "header",
+        words.first().cloned(),
+        Some(vec!["NAME", "MODE", "READY", "MATCHED", "APPLIED", "SKIPPED", "AGE"]),
+    )?;
+    let row = words.get(1).and_then(|row| row.get(..6)).map(<[&str]>::to_vec);
+    same("row", row, Some(vec!["empty", "Recommend", "True", "0", "0", "0"]))
+}
+
+fn crd() -> PathBuf {
+    paths::workspace().join("deploy/chart/crds/optimizationpolicies.yaml")
+}
+
+fn object(name: &str, spec: &Value) -> Value {
+    json!({"apiVersion": "optipod.io/v1alpha1", "kind": "OptimizationPolicy", "metadata": {"name": name}, "spec": spec})
+}
+
+async fn post(client: &Client, object: &Value, query: &str) -> kube::Result<Value> {
+    let request = Request::post(format!("{PATH}?{query}")).header("content-type", "application/json");
+    let body = object.to_string().into_bytes();
+    client.request(request.body(body).map_err(Error::HttpError)?).await
+}
+
+/// One line per cause, without the remark that there may be more.
+fn messages(status: &Status) -> String {
+    let causes =
+        status.details.iter().flat_map(|details| &details.causes).filter(|cause| cause.field != "<nil>");
+    let lines: BTreeSet<String> =
+        causes.map(|cause| format!("  {}: {}\n", cause.field, cause.message)).collect();
+    if lines.is_empty() { format!("  {}\n", status.message) } else { lines.into_iter().collect() }
+}
+
+/// Removes everything that refuses a value.
+fn loosen(schema: &mut Value) {
+    match schema {
+        Value::Object(map) => {
+            for key in ["x-kubernetes-validations", "enum", "maximum", "minimum"] {
+                map.remove(key);
+            }
+            map.values_mut().for_each(loosen);
+        }
+        Value::Array(list) => list.iter_mut().for_each(loosen),
+        _ => {}
+    }
+}
+
+fn collect_rules(schema: &Value, rules: &mut BTreeSet<String>) {
+    match schema {
+        Value::Object(map) => {
+            if let Some(Value::Array(list)) = map.get("x-kubernetes-validations") {
+                rules.extend(list.iter().filter_map(|rule| Some(rule.get("message")?.as_str()?.to_owned())));
+            }
+            map.values().for_each(|value| collect_rules(value, rules));
+        }
+        Value::Array(list) => list.iter().for_each(|value| collect_rules(value, rules)),
+        _ => {}
+    }
+}

@@ -1,0 +1,86 @@
+//! Which workloads a policy may reach, and which follow it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use serde_json::json;
+
+use crate::coordinator::OWN_NAMESPACE;
+use crate::objects::{pod, resizers, resources, size, sizes};
+use crate::world::{SOON, World, same, wait};
+
+async fn condition(world: &World, namespace: &str, policy: &str, kind: &str) -> Result<Condition> {
+    let policies = world.policies(namespace);
+    wait(&format!("condition {kind} of {policy}"), SOON, async || {
+        let status = policies.get(policy).await.ok()?.status?;
+        status.conditions.into_iter().find(|condition| condition.type_ == kind)
+    })
+    .await
+}
+
+pub async fn a_tenant_policy_that_reaches_further_is_refused(world: Arc<World>) -> Result<()> {
+    let namespace = world.namespace("tenant").await?;
+    for (name, selector, field) in [
+        ("by-label", json!({"namespaceSelector": {}}), "spec.selector.namespaceSelector"),
+        ("by-name", json!({"namespaces": {"allow": ["default"]}}), "spec.selector.namespaces.allow"),
+    ] {
+        world.policy(&namespace, name, json!({"selector": selector})).await?;
+        let ready = condition(&world, &namespace, name, "Ready").await?;
+        same("Ready", (ready.status.as_str(), ready.reason.as_str()), ("False", "ScopeRefused"))?;
+        let expected = format!("{field} reaches beyond namespace {namespace:?}");
+        ensure!(
+            ready.message.starts_with(&expected) && ready.message.contains(OWN_NAMESPACE),
+            "{}",
+            ready.message
+        );
+        world.event(&namespace, name, "ScopeRefused").await?;
+    }
+    Ok(())
+}
+
+pub async fn the_policy_that_lost_says_to_whom(world: Arc<World>) -> Result<()> {
+    let namespace = world.namespace("conflict").await?;
+    world.apply(&namespace, &pod("p", "follow", &resources("1", "", "2", ""), (100, 64))).await?;
+    world.policy(&namespace, "light", json!({"mode": "Recommend"})).await?;
+    world.policy(&namespace, "heavy", json!({"mode": "Recommend", "weight": 200})).await?;
+    let conflict = condition(&world, &namespace, "light", "Conflict").await?;
+    same("reason", conflict.reason.as_str(), "PolicyConflict")?;
+    same("message", conflict.message, format!("{namespace}/Pod/p belongs to {namespace}/heavy"))?;
+    world.workload((&namespace, "heavy"), "p", "the winner has the pod", |_| true).await?;
+    let conditions = world.policies(&namespace).get("heavy").await?.status.context("no status")?.conditions;
+    ensure!(conditions.iter().all(|c| c.type_ != "Conflict"), "{conditions:?}");
+    Ok(())
+}
+
+/// The same policy resizes one ordinary pod, which shows that only protection kept it from the others.
+pub async fn protected_pods_are_never_touched(world: Arc<World>) -> Result<()> {
+    let ordinary = world.namespace("ordinary").await?;
+    let over_asking = resources("1", "", "2", "");
+    let mut critical = pod("critical", "follow", &over_asking, (100, 64));
+    critical["spec"]["priorityClassName"] = "system-cluster-critical".into();
+    world.apply(&ordinary, &critical).await?;
+    for namespace in ["kube-system", OWN_NAMESPACE] {
+        world.apply(namespace, &pod("protected", "follow", &over_asking, (100, 64))).await?;
+    }
+    world.apply(&ordinary, &pod("ordinary", "follow", &over_asking, (100, 64))).await?;
+    let selector = json!({"namespaces": {"allow": ["kube-system", OWN_NAMESPACE, ordinary]}});
+    world.policy(OWN_NAMESPACE, "cluster", json!({"selector": selector})).await?;
+
+    world.until_size(&ordinary, "ordinary", sizes("120m", "", "2", "")).await?;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    for (namespace, name, reason) in [
+        ("kube-system", "protected", "ProtectedNamespace"),
+        (OWN_NAMESPACE, "protected", "ProtectedNamespace"),
+        (ordinary.as_str(), "critical", "SystemCritical"),
+    ] {
+        let held = |w: &optipod_coordinator::api::v1alpha1::WorkloadStatus| w.namespace == namespace;
+        let status = world.workload((OWN_NAMESPACE, "cluster"), name, "its status", held).await?;
+        same(&format!("reason of {namespace}/{name}"), status.reason.as_str(), reason)?;
+        let pod = world.pods(namespace).get(name).await?;
+        same("size", size(&pod), sizes("1", "", "2", ""))?;
+        same("resizers", resizers(&pod), Vec::new())?;
+    }
+    Ok(())
+}
