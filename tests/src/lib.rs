@@ -5,6 +5,7 @@ pub mod cache;
 pub mod command;
 pub mod control_plane;
 pub mod debian;
+pub mod demo;
 pub mod guest;
 pub mod images;
 pub mod instance;
@@ -23,6 +24,7 @@ pub mod product;
 pub mod progress;
 pub mod registry;
 pub mod shell;
+pub mod suite;
 pub mod tools;
 
 pub use lab::Lab;

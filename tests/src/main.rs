@@ -15,6 +15,7 @@ use optipod_tests::{
     Lab, cache,
     cache::Cache,
     command::{last, tail},
+    demo,
     guest::NodeImage,
     instance::{self, DEFAULT_NAME, Instance},
     interrupt,
@@ -24,7 +25,7 @@ use optipod_tests::{
     prepare::{self, Prepared},
     product::{self, Program},
     progress::Progress,
-    registry, tools,
+    registry, suite, tools,
 };
 
 /// The OptiPod lab: a real Kubernetes control plane and real nodes on this machine.
@@ -39,9 +40,9 @@ struct Cli {
 
 #[derive(Debug, Args)]
 struct Global {
-    /// Which lab: several can run side by side.
-    #[arg(long, global = true, default_value = DEFAULT_NAME)]
-    name: String,
+    /// Which lab: several can run side by side [default: optipod-lab; of `demo`: optipod-demo].
+    #[arg(long, global = true)]
+    name: Option<String>,
     /// Install missing Debian packages without asking.
     #[arg(long, global = true)]
     yes: bool,
@@ -50,8 +51,18 @@ struct Global {
     cache: Option<PathBuf>,
 }
 
+impl Global {
+    fn name(&self) -> &str {
+        self.name.as_deref().unwrap_or(DEFAULT_NAME)
+    }
+}
+
 #[derive(Debug, Subcommand)]
 enum Commands {
+    /// Show OptiPod at work: a lab, two workloads of the wrong size, and what becomes of them.
+    Demo(demo::Options),
+    /// Run every test: format, lints, unit, property, wire, chart, control plane, real node, demo.
+    Test(suite::Options),
     /// Download and build everything that `up` needs.
     Prepare,
     /// Start a control plane and its nodes, and wait until they are ready.
@@ -145,10 +156,15 @@ fn main() -> ExitCode {
 }
 
 fn run(global: &Global, command: Commands) -> Result<ExitCode> {
-    let instance = || Instance::new(&global.name);
+    let instance = || Instance::new(global.name());
     let cache = || Cache::open(global.cache.clone());
-    let attach = || Lab::attach(&global.name);
+    let attach = || Lab::attach(global.name());
     match command {
+        Commands::Demo(options) => {
+            let name = global.name.as_deref().unwrap_or(demo::NAME);
+            demo::run(name, &cache()?, &options, global.yes)
+        }
+        Commands::Test(options) => return suite::run(&cache()?, &options, global.yes),
         Commands::Prepare => prepare(&cache()?, global.yes),
         Commands::Up(options) => up(&instance()?, &cache()?, &options, global),
         Commands::Down => lifecycle::down(&instance()?),
@@ -197,7 +213,7 @@ fn up(instance: &Instance, cache: &Cache, options: &Up, global: &Global) -> Resu
     let nodes = if control_plane_only { 0 } else { nodes };
     let size = Size { memory_mib, ..Size::default() };
     lifecycle::up(instance, cache, &Options { nodes, size, accelerator, install: global.yes })?;
-    let name = if global.name == DEFAULT_NAME { String::new() } else { format!(" --name {}", global.name) };
+    let name = global.name.as_deref().map(|name| format!(" --name {name}")).unwrap_or_default();
     println!("look around: cargo lab{name} kubectl get nodes,pods -A; stop it: cargo lab{name} down");
     Ok(())
 }

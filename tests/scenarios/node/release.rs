@@ -1,0 +1,98 @@
+//! The chart: replaced by another version, and removed.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Result, ensure};
+use serde_json::json;
+
+use crate::cluster::{SYSTEM, Space, eventually, list, text};
+use crate::guest::Cgroup;
+use crate::manifests::{OVER_ASKING, policy};
+use crate::pod::{Life, Pod};
+
+/// A workload that OptiPod made smaller.
+fn resized(space: &Space<'_>) -> Result<Pod> {
+    space.create()?;
+    Pod::start(space, "served", OVER_ASKING)?;
+    let both = json!({"updateStrategy": {"updateRequestsOnly": false}});
+    space.cluster.apply(&policy(&space.name, "shrink", &both))?;
+    Pod::resized_to(space, "served", |size| size.cpu_request < 100)
+}
+
+pub fn upgraded_release_goes_on_resizing(space: &Space<'_>) -> Result<()> {
+    let cluster = space.cluster;
+    let all = || -> Result<Vec<Life>> {
+        Ok([Life::of_component(cluster, "agent")?, Life::of_component(cluster, "coordinator")?].concat())
+    };
+    let before = all()?;
+    cluster.release(&["telemetry.frameInterval=3s"])?;
+    let after = eventually("no pod of the old release is left", || {
+        let after = all()?;
+        ensure!(after.len() == before.len(), "{after:?}");
+        Ok(after)
+    })?;
+    for life in &after {
+        ensure!(!before.iter().any(|old| old.pod_uid == life.pod_uid), "{} was not replaced", life.pod);
+        ensure!(life.restarts == 0, "restarted: {life:?}");
+    }
+    let leader = eventually("a new pod leads", || {
+        let leader = cluster.leader()?;
+        ensure!(after.iter().any(|life| life.pod == leader), "{leader} still leads");
+        Ok(leader)
+    })?;
+    let arguments = cluster.get(&["pod", &leader, "--namespace", SYSTEM])?;
+    let mut arguments = list(&arguments, "/spec/containers/0/args");
+    ensure!(arguments.any(|argument| argument == "--frame-interval=3s"), "the new value did not arrive");
+    space.keep();
+    resized(space).map(drop)
+}
+
+/// Everything of ours, by the chart's labels, in all namespaces.
+fn labelled(space: &Space<'_>) -> Result<BTreeSet<String>> {
+    let cluster = space.cluster;
+    let kinds = cluster.kubectl(&["api-resources", "--verbs=list", "--output=name"])?;
+    let kinds: Vec<&str> = kinds.lines().filter(|kind| !kind.starts_with("events")).collect();
+    let ours = ["--all-namespaces", "--selector", "app.kubernetes.io/part-of=optipod", "--ignore-not-found"];
+    let names = cluster.kubectl(&[&["get", &kinds.join(","), "--output=name"], &ours[..]].concat())?;
+    Ok(names.lines().map(str::to_owned).collect())
+}
+
+/// Everything in the release's namespace but Events, and what Kubernetes puts into each namespace.
+fn in_namespace(space: &Space<'_>) -> Result<BTreeSet<String>> {
+    let cluster = space.cluster;
+    let kinds = cluster.kubectl(&["api-resources", "--verbs=list", "--namespaced", "--output=name"])?;
+    let kinds: Vec<&str> = kinds.lines().filter(|kind| !kind.starts_with("events")).collect();
+    let kinds = kinds.join(",");
+    let names =
+        cluster.kubectl(&["get", &kinds, "--output=name", "--namespace", SYSTEM, "--ignore-not-found"])?;
+    let everywhere = ["configmap/kube-root-ca.crt", "serviceaccount/default"];
+    Ok(names.lines().filter(|name| !everywhere.contains(name)).map(str::to_owned).collect())
+}
+
+pub fn uninstalled_release_leaves_workloads_alone(space: &Space<'_>) -> Result<()> {
+    const DEFINITION: &str = "optimizationpolicies.optipod.io";
+    let cluster = space.cluster;
+    let before = resized(space)?;
+    let kernel = Cgroup::of(cluster, &before)?;
+    let ours = labelled(space)?;
+    let kind = |kind: &str| ours.iter().any(|name| name.starts_with(kind));
+    ensure!(kind("clusterrole.") && kind("deployment.") && kind("daemonset.") && kind("pod/"), "{ours:?}");
+    ensure!(in_namespace(space)?.contains("lease.coordination.k8s.io/optipod-coordinator"), "no Lease");
+
+    cluster.uninstall()?;
+    eventually("nothing of ours is left", || {
+        let left: Vec<String> = labelled(space)?.union(&in_namespace(space)?).cloned().collect();
+        ensure!(left.is_empty(), "{left:?}");
+        Ok(())
+    })?;
+    cluster.get(&["customresourcedefinition", DEFINITION])?;
+    let policy = space.get(&["optimizationpolicy", "shrink"])?;
+    ensure!(text(&policy, "/spec/mode") == "Auto", "{policy}");
+
+    let after = Pod::of(space, "served")?;
+    after.expect_same_life(&before)?;
+    ensure!((after.wanted, after.actual) == (before.wanted, before.actual), "{before:?} became {after:?}");
+    let limits = |cgroup: &Cgroup| (cgroup.cpu_quota, cgroup.cpu_weight, cgroup.memory_max);
+    ensure!(limits(&Cgroup::of(cluster, &after)?) == limits(&kernel), "the kernel enforces something else");
+    Ok(())
+}
