@@ -32,6 +32,7 @@ use watch::{Finish, Watch};
 
 pub mod cluster;
 pub mod install;
+mod objects;
 pub mod quantity;
 pub mod read;
 pub mod screen;

@@ -18,13 +18,13 @@ pub struct Screen {
     start: Instant,
     terminal: bool,
     drawn: usize,
-    told: String,
+    told: Vec<String>,
 }
 
 impl Screen {
     /// Starts the clock.
     pub fn start() -> Self {
-        Self { start: Instant::now(), terminal: io::stdout().is_terminal(), drawn: 0, told: String::new() }
+        Self { start: Instant::now(), terminal: io::stdout().is_terminal(), drawn: 0, told: Vec::new() }
     }
 
     /// Seconds since the start.
@@ -44,22 +44,18 @@ impl Screen {
         self.say(&line)
     }
 
-    /// The present state: on a terminal `block`, in the place of the one before; elsewhere `line`, when it differs from
-    /// what was told last.
-    pub fn show(&mut self, block: &str, line: &str) -> Result<()> {
+    /// The present state: on a terminal `block`, in the place of the one before; elsewhere those of the `lines` that
+    /// were not among the last ones.
+    pub fn show(&mut self, block: &str, lines: Vec<String>) -> Result<()> {
         if self.terminal {
             let erase = back(self.drawn);
             self.drawn = block.lines().count();
             // Without automatic wrapping a long line is cut, and the number of lines is what we count.
             return write(&format!("{erase}\x1b[?7l{block}\x1b[?7h"));
         }
-        if self.told == line {
-            return Ok(());
-        }
-        line.clone_into(&mut self.told);
-        let seconds = self.seconds();
-        let stamped: Vec<String> = line.lines().map(|line| format!("{seconds:>6.1} s  {line}\n")).collect();
-        write(&stamped.concat())
+        let told = std::mem::replace(&mut self.told, lines);
+        let news: Vec<String> = self.told.iter().filter(|line| !told.contains(line)).cloned().collect();
+        news.iter().try_for_each(|line| self.stamp(line))
     }
 
     /// The last block stays.

@@ -104,7 +104,7 @@ impl<'a> Watch<'a> {
             }
         }
         let none = Histogram::default();
-        let (mut block, mut line) = (format!("\n{:>6.1} s\n", screen.seconds()), Vec::new());
+        let (mut block, mut lines) = (format!("\n{:>6.1} s\n", screen.seconds()), Vec::new());
         for (story, before) in self.stories() {
             let workload = story.workload();
             let Some(pod) = look.pods.get(workload) else { continue };
@@ -112,9 +112,9 @@ impl<'a> Watch<'a> {
             let opinion = look.opinions.get(workload);
             let scene = Scene { before: &before.pod.wanted, pod, opinion, histogram };
             block += &scene.block();
-            line.push(scene.line());
+            lines.push(scene.line());
         }
-        screen.show(&block, &line.join("\n"))
+        screen.show(&block, lines)
     }
 
     fn finished(&mut self, look: &Look) -> Result<Option<Finish>> {
