@@ -1,11 +1,11 @@
 //! `up` and `down`: an instance comes completely or not at all, and goes without a trace.
 
 use std::{
-    env, thread,
+    thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
 use crate::{
     base_images,
@@ -15,6 +15,7 @@ use crate::{
     instance::{Instance, State},
     interrupt, network,
     node::{self, Accelerator, Size},
+    paths,
     prepare::{self, Prepared},
     process::{self, Process},
     progress::Progress,
@@ -155,8 +156,7 @@ fn start(
 /// The registry is this program again, in the background.
 fn start_registry(instance: &Instance, prepared: &Prepared) -> Result<Process> {
     base_images::install(&prepared.base_images, &instance.registry())?;
-    let program = env::current_exe().context("cannot find the lab's own program")?;
-    let mut registry = command(program, ["__registry", "--dir"]);
+    let mut registry = command(paths::own_program(), ["__registry", "--dir"]);
     registry.arg(instance.registry());
     process::spawn(instance, "registry", &registry, &instance.namespace())
 }

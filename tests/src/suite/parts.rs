@@ -77,9 +77,11 @@ impl Bench<'_> {
         cargo
     }
 
-    /// The targets are built before the lab starts: a lab that waits for a compiler is only noise.
+    /// The targets are built before the lab starts: a lab that waits for a compiler is only noise. They are chosen from
+    /// the whole workspace, as the unit tests are: with one package, cargo unites features otherwise and builds most
+    /// dependencies a second time.
     fn cluster_tests(&self, targets: &[&str]) -> Result<Command> {
-        let mut args = vec!["--package", "optipod-tests", "--features", "cluster"];
+        let mut args = vec!["--workspace", "--features", "optipod-tests/cluster"];
         args.extend(targets.iter().flat_map(|target| ["--test", target]));
         let mut build = self.cargo_test(&args);
         build.arg("--no-run");
@@ -110,8 +112,7 @@ impl Bench<'_> {
     }
 
     fn demo(&self, count: &mut Count) -> Result<()> {
-        let lab = env::current_exe().context("this program has no path")?;
-        let mut demo = command(lab, ["--name", &format!("{}-demo", self.name), "demo"]);
+        let mut demo = command(paths::own_program(), ["--name", &format!("{}-demo", self.name), "demo"]);
         demo.arg("--cache").arg(self.cache.root());
         if self.install {
             demo.arg("--yes");
