@@ -121,7 +121,8 @@ impl Cluster {
         self.kubectl(&["get", "--raw", &page, PATIENCE])
     }
 
-    /// The kernel's limits of the pod's container: read in the node where that is possible, else by the container.
+    /// The kernel's limits of the pod's container: read in the node where that is possible, else by the container, which
+    /// pays for it: what `exec` burns counts as its usage, much on an emulated node.
     pub fn cgroup(&self, pod: &Pod) -> Result<Cgroup> {
         let text = match self {
             Self::Lab(lab) => lab.guest_shell(&pod.node, &cgroup_script(&pod.container_id))?,

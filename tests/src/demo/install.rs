@@ -21,6 +21,8 @@ const CRD: &str = "optimizationpolicies.optipod.io";
 const EXAMPLE_IMAGE: &str = "image: optipod-load:1";
 /// Everything starts within half a minute on a quiet emulated node.
 const READY_WAIT: Duration = Duration::from_mins(5);
+/// Pods of a busy emulated node take minutes to end.
+const REMOVED_WITHIN: &str = "--timeout=300s";
 const POLL: Duration = Duration::from_secs(1);
 
 /// Repositories and tags.
@@ -206,8 +208,12 @@ fn ready_part(part: &str) -> bool {
 pub fn remove(cluster: &Cluster, traces: &[Trace], progress: &Progress) -> Result<()> {
     let delete = |kind: &str, name: &str| {
         progress.note(&format!("deleting {kind} {name}"));
-        cluster.kubectl(&["delete", kind, name, "--ignore-not-found", "--timeout=120s"]).map(drop)
+        cluster.kubectl(&["delete", kind, name, "--ignore-not-found", REMOVED_WITHIN]).map(drop)
     };
+    if traces.contains(&Trace::Workloads) {
+        // Both namespaces end at the same time; what went wrong here is said when it is waited for.
+        drop(cluster.kubectl(&["delete", "namespace", WORKLOADS, "--ignore-not-found", "--wait=false"]));
+    }
     let done = traces.iter().rev().map(|trace| match trace {
         Trace::Workloads => delete("namespace", WORKLOADS),
         Trace::System => delete("namespace", SYSTEM),
