@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 /// Namespace of the release.
 pub const SYSTEM: &str = "optipod-system";
 /// Nothing here takes longer, also on an emulated node under load.
-pub const PATIENCE: Duration = Duration::from_secs(150);
+pub const PATIENCE: Duration = Duration::from_secs(240);
 /// Marks namespaces of cases.
 const MARK: &str = "optipod-scenario";
 
@@ -78,7 +78,7 @@ impl Cluster {
         more.iter().for_each(|value| set((*value).to_owned()));
         self.lab.helm(&args)?;
         for workload in ["deployment/optipod-coordinator", "daemonset/optipod-agent"] {
-            self.kubectl(&["rollout", "status", workload, "--namespace", SYSTEM, "--timeout=180s"])?;
+            self.kubectl(&["rollout", "status", workload, "--namespace", SYSTEM, "--timeout=300s"])?;
         }
         Ok(())
     }

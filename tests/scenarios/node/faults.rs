@@ -4,6 +4,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use optipod_common::quantity::MilliCpu;
 use serde_json::json;
 
 use crate::cluster::{NEW_FRAMES, PATIENCE, SYSTEM, Space, eventually, list, text, value_of};
@@ -86,38 +87,48 @@ pub fn pod_deleted_in_the_middle_is_followed_by_its_replacement(space: &Space<'_
 
 /// The kernel's counters go on while the agent is dead. What a new agent counts begins with its own first sample: it
 /// must not report the container's whole past as usage of its first second, and frames of the old agent must not count
-/// again. Seen at both ends: the agent's own sum against the kernel's, the number of frames that the leader counted,
-/// and a recommendation (whose floor is the mean, so that a single wrong second would lift it).
+/// again. Seen at both ends: the agent's own sum against the kernel's, the number of frames that the leader counted
+/// against those that were made, and the leader's mean usage against the kernel's. The mean shows in a recommendation
+/// whose percentile is next to nothing: the mean is its floor. A past of a minute in one second would lift it several
+/// times, while a busy emulated node moves usage by a tenth from one half minute to the next.
 pub fn agent_killed_comes_back_without_double_counting(space: &Space<'_>) -> Result<()> {
     space.create()?;
     let cluster = space.cluster;
-    let demand = Demand { requests: ("200m", "64Mi"), limits: ("400m", "64Mi"), uses: (100, 16) };
+    let demand = Demand { requests: ("400m", "64Mi"), limits: ("800m", "128Mi"), uses: (100, 16) };
     let steady = Pod::start(space, "steady", demand)?;
-    let metrics = json!({"percentile": "P50", "safetyFactor": 1.0});
-    cluster.apply(&policy(&space.name, "look", &json!({"mode": "Recommend", "metricsConfig": metrics})))?;
-    let recommended = |before: Option<u64>| -> Result<u64> {
-        let verdict = space.expect_verdict("look", "steady", "Recommended", "ModeRecommend")?;
-        let cpu = text(&verdict, "/recommendations/0/cpu");
-        let cpu = cpu.parse::<optipod_common::quantity::MilliCpu>().with_context(|| verdict.to_string())?.0;
-        let off = before.map_or(0, |before| before.abs_diff(cpu) * 100 / before.max(1));
-        ensure!(off <= 10, "recommended {before:?} and now {cpu}: {verdict}");
-        Ok(cpu)
+    let metrics = json!({"rollingWindow": "60s", "percentile": "P0.1", "safetyFactor": 1.0});
+    let bounds = json!({"cpu": {"min": "1m"}});
+    let mean = json!({"mode": "Recommend", "metricsConfig": metrics, "resourceBounds": bounds});
+    cluster.apply(&policy(&space.name, "mean", &mean))?;
+    let begin = Cgroup::of(cluster, &steady)?;
+    // how far off the mean of the leader is, in hundredths
+    let expect_mean = || -> Result<()> {
+        let verdict = space.verdict("mean", "steady")?;
+        let explanation = text(&verdict, "/recommendations/0/explanation");
+        ensure!(explanation.contains("mean as floor"), "{explanation}");
+        let cpu = text(&verdict, "/recommendations/0/cpu").parse::<MilliCpu>()?.0 as f64 / 1000.0;
+        let end = Cgroup::of(cluster, &steady)?;
+        let kernel = (end.cpu_seconds - begin.cpu_seconds) / (end.at - begin.at);
+        ensure!((cpu / kernel - 1.0).abs() < 0.3, "the mean is {cpu}, the kernel's {kernel}: {explanation}");
+        Ok(())
     };
-    eventually("the window is covered", || {
-        let verdict = space.verdict("look", "steady")?;
+    eventually("half of the window is covered", || {
+        let verdict = space.verdict("mean", "steady")?;
         let explanation = text(&verdict, "/recommendations/0/explanation");
         let covered =
             explanation.rsplit("; ").next().and_then(|last| last.split(' ').next()?.parse::<u64>().ok());
-        ensure!(covered.is_some_and(|seconds| seconds >= 20), "{explanation}");
+        ensure!(covered.is_some_and(|seconds| seconds >= 25), "{explanation}");
         Ok(())
     })?;
-    let before = recommended(None)?;
+    expect_mean().context("before the kill")?;
 
     let leader = cluster.leader()?;
     let old = Life::of_component(cluster, "agent")?.remove(0);
-    let usage_before = Cgroup::of(cluster, &steady)?.cpu_usage;
+    let asked = Instant::now();
     let frames_before = cluster.metric(&leader, NEW_FRAMES)?;
+    let kernel_before = Cgroup::of(cluster, &steady)?.cpu_seconds;
     guest::kill(cluster, &old)?;
+    let last_frames = asked.elapsed().as_secs_f64() / 2.0 + 1.0;
     let new = eventually("the kubelet starts a new agent, which is heard", || {
         let life = Life::of_component(cluster, "agent")?.remove(0);
         ensure!(life.restarts == old.restarts + 1 && life.container_id != old.container_id, "{life:?}");
@@ -126,25 +137,26 @@ pub fn agent_killed_comes_back_without_double_counting(space: &Space<'_>) -> Res
         Ok(life)
     })?;
 
-    let short_id: String = steady.life.container_id.chars().take(12).collect();
+    let frames = cluster.metric(&leader, NEW_FRAMES)? - frames_before;
     let page = cluster.metrics(&new.pod)?;
-    let series = page.lines().find(|line| {
-        line.starts_with("optipod_agent_container_cpu_usage_seconds_total{") && line.contains(&short_id)
-    });
+    let produced = value_of(&page, "optipod_agent_frames_produced_total")?;
+    ensure!(
+        frames <= produced + last_frames,
+        "the leader counted {frames} frames, the new agent made {produced}, the old one at most {last_frames}"
+    );
+    eventually("the leader has every frame", || {
+        let frames = cluster.metric(&leader, NEW_FRAMES)? - frames_before;
+        ensure!(frames >= produced, "{frames} of {produced}");
+        Ok(())
+    })?;
+    let short_id: String = steady.life.container_id.chars().take(12).collect();
+    let sum = "optipod_agent_container_cpu_usage_seconds_total{";
+    let series = page.lines().find(|line| line.starts_with(sum) && line.contains(&short_id));
     let series = series.with_context(|| format!("the new agent does not show {short_id}"))?;
     let counted: f64 = series.rsplit(' ').next().unwrap_or_default().parse()?;
-    let kernel = (Cgroup::of(cluster, &steady)?.cpu_usage - usage_before) as f64 / 1e6;
+    let kernel = Cgroup::of(cluster, &steady)?.cpu_seconds - kernel_before;
     ensure!(counted > 0.0 && counted <= kernel, "the agent counted {counted} s, the kernel {kernel} s");
-
-    // one more frame may have come from the old agent, and one from the new one while we asked
-    let produced = value_of(&page, "optipod_agent_frames_produced_total")?;
-    let frames = cluster.metric(&leader, NEW_FRAMES)? - frames_before;
-    ensure!(
-        frames <= produced + 2.0 && frames + 2.0 >= produced,
-        "the leader counted {frames} frames since the kill, the agent made {produced}"
-    );
-    recommended(Some(before))?;
-    Ok(())
+    expect_mean().context("after the kill")
 }
 
 /// Two workloads, one resize at a time: when the first has begun the second is still to come. The leader dies without
@@ -169,11 +181,10 @@ pub fn leader_killed_in_the_middle_is_succeeded(space: &Space<'_>) -> Result<()>
         sleep(Duration::from_millis(50));
     }
     let leader = cluster.leader()?;
+    let produced = cluster.metric(&cluster.agent()?, "optipod_agent_frames_produced_total")?;
     let dead = Life::of_component(cluster, "coordinator")?.into_iter().find(|life| life.pod == leader);
     let dead = dead.with_context(|| format!("{leader} leads but does not run"))?;
     guest::kill(cluster, &dead)?;
-    let agent = cluster.agent()?;
-    let produced = cluster.metric(&agent, "optipod_agent_frames_produced_total")?;
     cluster.kubectl(&["delete", "pod", &leader, "--namespace", SYSTEM, "--force", "--grace-period=0"])?;
     let killed = Instant::now();
     let unfinished = |name: &str| -> Result<bool> { Ok(Pod::of(space, name)?.wanted.cpu_request >= 100) };
@@ -187,7 +198,7 @@ pub fn leader_killed_in_the_middle_is_succeeded(space: &Space<'_>) -> Result<()>
         Ok(now)
     })?;
     let took = killed.elapsed();
-    ensure!(took < Duration::from_secs(40), "{successor} took over after {took:?}; the Lease lasts 15 s");
+    ensure!(took < Duration::from_secs(60), "{successor} took over after {took:?}; the Lease lasts 15 s");
     eventually("the new leader has what the agent held", || {
         let frames = cluster.metric(&successor, NEW_FRAMES)?;
         ensure!(frames >= produced, "{frames} frames of {produced}");

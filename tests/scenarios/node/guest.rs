@@ -6,7 +6,7 @@ use crate::cluster::Cluster;
 use crate::pod::{Life, Pod};
 
 /// Files of a container's cgroup.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Cgroup {
     /// `cpu.max`: microseconds of each 100,000.
     pub cpu_quota: u64,
@@ -14,8 +14,10 @@ pub struct Cgroup {
     pub cpu_weight: u64,
     /// `memory.max`.
     pub memory_max: u64,
-    /// `usage_usec` of `cpu.stat`.
-    pub cpu_usage: u64,
+    /// `usage_usec` of `cpu.stat`, in seconds.
+    pub cpu_seconds: f64,
+    /// Time since boot at which it was read, in seconds.
+    pub at: f64,
     /// `nr_periods` of `cpu.stat`.
     pub periods: u64,
     /// `nr_throttled` of `cpu.stat`.
@@ -26,20 +28,22 @@ impl Cgroup {
     /// Of the container of a Burstable pod.
     pub fn of(cluster: &Cluster, pod: &Pod) -> Result<Self> {
         let folder = folder(&pod.life);
-        let files =
-            cluster.guest(&format!("cd {folder} && grep . cpu.max cpu.weight memory.max cpu.stat"))?;
-        let number = |key: &str| -> Result<u64> {
+        let files = cluster
+            .guest(&format!("cd {folder} && grep . cpu.max cpu.weight memory.max cpu.stat /proc/uptime"))?;
+        let word = |key: &str| -> Result<&str> {
             let line = files.lines().find_map(|line| line.strip_prefix(key));
-            let value = line.and_then(|rest| rest.split_whitespace().next());
-            let value = value.with_context(|| format!("no {key} in {files}"))?;
-            value.parse().with_context(|| format!("{key}{value} is no number"))
+            line.and_then(|rest| rest.split_whitespace().next())
+                .with_context(|| format!("no {key} in {files}"))
         };
+        let number =
+            |key: &str| -> Result<u64> { word(key)?.parse().with_context(|| format!("{key} of {files}")) };
         ensure!(files.contains("cpu.max:") && files.contains(" 100000"), "another period: {files}");
         Ok(Self {
             cpu_quota: number("cpu.max:")?,
             cpu_weight: number("cpu.weight:")?,
             memory_max: number("memory.max:")?,
-            cpu_usage: number("cpu.stat:usage_usec ")?,
+            cpu_seconds: number("cpu.stat:usage_usec ")? as f64 / 1e6,
+            at: word("/proc/uptime:")?.parse()?,
             periods: number("cpu.stat:nr_periods ")?,
             throttled: number("cpu.stat:nr_throttled ")?,
         })
