@@ -536,6 +536,10 @@ impl Subject<'_> {
             let message = "agents may still replay to the new leader";
             return Err(self.hold(Reason::CoordinatorStarting, message));
         }
+        if !self.size.evidence.fresh {
+            let message = "no usage was seen in the last 5 minutes";
+            return Err(self.hold(Reason::InsufficientCoverage, message));
+        }
         let needed = u128::from(self.policy.minimum_coverage.thousandths());
         if covered.as_millis() * 1000 < window.as_millis() * needed {
             let message = format!(

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::decide::ContainerChange;
 use crate::frame::CgroupLimits;
 use crate::quantity::MilliCpu;
-use crate::resources::{Amounts, ContainerFacts, PodFacts, Resources};
+use crate::resources::{Amounts, ContainerFacts, PodFacts, ResizeCondition, Resources};
 use crate::time::Timestamp;
 
 /// A CPU limit in status may differ by this much: the systemd driver rounds quotas up to 10 ms a second.
@@ -65,7 +65,13 @@ pub fn progress(sent: &SentResize, pod: &PodFacts) -> Progress {
         // an informer that lags behind our own patch is not a change by somebody else
         return if pod.generation < sent.generation { Progress::Accepted } else { Progress::Superseded };
     }
+    // what the kubelet said about an earlier generation is no answer to this one
+    let stale =
+        |condition: &ResizeCondition| condition.observed_generation.is_some_and(|of| of < sent.generation);
     if let Some(pending) = &pod.pending {
+        if stale(pending) {
+            return Progress::Accepted;
+        }
         return match pending.reason.as_str() {
             "Infeasible" => Progress::Infeasible(pending.message.clone()),
             _ => Progress::Deferred(pending.message.clone()),
@@ -73,11 +79,12 @@ pub fn progress(sent: &SentResize, pod: &PodFacts) -> Progress {
     }
     if let Some(condition) = &pod.in_progress {
         return match condition.reason.as_str() {
-            "Error" => Progress::Error(condition.message.clone()),
+            "Error" if !stale(condition) => Progress::Error(condition.message.clone()),
             _ => Progress::InProgress,
         };
     }
-    if pod.observed_generation.is_none_or(|observed| observed < sent.generation) {
+    // absent by default in 1.33: there the values below have to do
+    if pod.observed_generation.is_some_and(|observed| observed < sent.generation) {
         return Progress::Accepted;
     }
     let settled = containers.iter().all(|(change, facts)| facts.is_some_and(|f| matches(change.to, f)));
@@ -117,7 +124,6 @@ mod tests {
     use super::*;
     use crate::decide::tests::{container, pod, resources};
     use crate::quantity::Bytes;
-    use crate::resources::ResizeCondition;
 
     fn sent() -> SentResize {
         let to = Resources {
@@ -147,7 +153,7 @@ mod tests {
     }
 
     fn condition(reason: &str) -> ResizeCondition {
-        ResizeCondition { reason: reason.into(), message: "m".into() }
+        ResizeCondition { reason: reason.into(), message: "m".into(), observed_generation: None }
     }
 
     #[test]
@@ -177,6 +183,22 @@ mod tests {
         );
         assert_eq!(progress(&sent(), &with(None, Some(condition("Error")))), Progress::Error("m".into()));
         assert_eq!(progress(&sent(), &with(None, Some(condition("")))), Progress::InProgress);
+    }
+
+    #[test]
+    fn what_was_said_about_an_earlier_generation_is_no_answer() {
+        let of = |observed_generation| ResizeCondition { observed_generation, ..condition("Infeasible") };
+        let with = |generation| PodFacts { pending: Some(of(generation)), ..settled() };
+        assert_eq!(progress(&sent(), &with(Some(1))), Progress::Accepted);
+        assert_eq!(progress(&sent(), &with(Some(2))), Progress::Infeasible("m".into()));
+        let error = ResizeCondition { observed_generation: Some(1), ..condition("Error") };
+        let pod = PodFacts { in_progress: Some(error), ..settled() };
+        assert_eq!(progress(&sent(), &pod), Progress::InProgress);
+    }
+
+    #[test]
+    fn without_observed_generation_the_values_decide() {
+        assert_eq!(progress(&sent(), &PodFacts { observed_generation: None, ..settled() }), Progress::Done);
     }
 
     #[test]

@@ -150,6 +150,8 @@ pub struct EvidenceSummary {
     pub memory_samples: u64,
     /// Highest `memory.current` of the last minutes.
     pub memory_recent_peak: Bytes,
+    /// There is data of the last minutes.
+    pub fresh: bool,
     /// Memory rises.
     pub memory_rising: bool,
     /// Share of CFS periods throttled, in thousandths.
@@ -209,6 +211,7 @@ pub fn recommend(
             cpu_samples: evidence.cpu.count(),
             memory_samples: evidence.memory.count(),
             memory_recent_peak: Bytes(evidence.memory_recent_peak.saturating_mul(MEMORY_UNIT_BYTES)),
+            fresh: evidence.fresh,
             memory_rising: evidence.memory_rising,
             throttled_share: evidence.throttled_share(),
             oom_kills: evidence.oom_kills,
@@ -257,6 +260,11 @@ impl Question<'_> {
         value = policy.safety_factor.times(value);
         steps.push(Step { kind: StepKind::SafetyFactor, value });
 
+        if self.declared.0.is_none() && (self.relative.min.is_some() || self.relative.max.is_some()) {
+            let message = "relative bounds need what the owner declares, which is not known";
+            return Err((Reason::NotDeclared, message.to_owned()));
+        }
+
         // All floors and ceilings are intersected before any of them acts.
         let peak = (self.scale)(self.values.max());
         let (bound_min, bound_max) = self.bounds_around_declared();
@@ -295,8 +303,8 @@ impl Question<'_> {
             steps.push(Step { kind: StepKind::Rounding, value });
         }
 
-        if self.ratio {
-            return Ok((value, self.limit_by_ratio(value)));
+        if let Some(limit) = Some(value).filter(|_| self.ratio).and_then(|value| self.limit_by_ratio(value)) {
+            return Ok((value, Some(limit)));
         }
         if let Some(limit) = self.current_limit.filter(|limit| value > *limit) {
             if let Some(min) = bound_min.filter(|min| *min > limit) {
@@ -357,6 +365,7 @@ mod tests {
             cpu: merged.0,
             memory: merged.1,
             memory_recent_peak: 0,
+            fresh: true,
             memory_rising: false,
             counters: CpuCounters::default(),
             oom_kills: 0,
@@ -433,6 +442,29 @@ mod tests {
         }
         let beyond = recommend("c", &evidence(&[5000], &[50]), &policy, &declared, &shrunk);
         assert_eq!(beyond.cpu.hold.map(|h| h.reason), Some(Reason::BoundsDisjoint));
+    }
+
+    #[test]
+    fn relative_bounds_without_a_declared_request_hold() {
+        let bounds = ResourceBounds {
+            cpu_relative: Range { min: "-20%".parse().ok(), max: None },
+            ..ResourceBounds::default()
+        };
+        let policy = Policy { bounds, ..Policy::default() };
+        let shrunk = resources((800, 512), (0, 0));
+        let r = recommend("c", &evidence(&[10], &[50]), &policy, &Resources::default(), &shrunk);
+        assert_eq!(r.cpu.hold.map(|h| h.reason), Some(Reason::NotDeclared));
+        assert!(r.memory.request.is_some());
+    }
+
+    #[test]
+    fn a_limit_that_the_template_does_not_declare_is_kept_and_bounds_the_request() {
+        let mut policy = Policy::default();
+        policy.update.update_requests_only = false;
+        policy.update.cpu_limit = LimitRule::Ratio;
+        let (declared, desired) = (resources((100, 64), (0, 0)), resources((100, 64), (200, 0)));
+        let r = recommend("c", &evidence(&[900], &[50]), &policy, &declared, &desired);
+        assert_eq!((r.cpu.request, r.cpu.limit), (Some(200), None));
     }
 
     #[test]

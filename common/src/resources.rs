@@ -117,6 +117,9 @@ pub struct ResizeCondition {
     pub reason: String,
     /// The kubelet's text.
     pub message: String,
+    /// Generation of the pod that the condition is about: of the last attempt for `PodResizePending`, of the start for
+    /// `PodResizeInProgress`. Absent before 1.34.
+    pub observed_generation: Option<i64>,
 }
 
 /// What is known about a pod when it is decided on. Written by the coordinator's index from the API server's objects.

@@ -70,6 +70,8 @@ pub struct Evidence {
     pub memory: MergedHistogram,
     /// Highest `memory.current` of any pod in the last five minutes, units of 64 KiB.
     pub memory_recent_peak: u64,
+    /// There is data of the last five minutes.
+    pub fresh: bool,
     /// The last minute's peak of memory is above that of the four minutes before.
     pub memory_rising: bool,
     /// Growth of the CPU counters within the window.
@@ -196,6 +198,7 @@ impl History {
             cpu: MergedHistogram::default(),
             memory: MergedHistogram::default(),
             memory_recent_peak: 0,
+            fresh: false,
             memory_rising: false,
             counters: CpuCounters::default(),
             oom_kills: 0,
@@ -204,7 +207,9 @@ impl History {
         let (mut newest, mut before) = (0, 0);
         for (&(start, width), slot) in self.slots.range((from - COARSEST, Duration::ZERO)..) {
             let end = start + width;
-            if end + RECENT > now {
+            // coarse slots end recently and began long ago: an old peak in them says nothing about now
+            if width == FINE_SLOT && end + RECENT > now {
+                evidence.fresh = true;
                 let peak = slot.memory_total.values().map(UsageHistogram::max).max().unwrap_or(0);
                 let side = if end + NEWEST > now { &mut newest } else { &mut before };
                 *side = peak.max(*side);

@@ -1,7 +1,7 @@
 //! The only place that writes `pods/resize`. An [`Action`] leaves it nothing to choose.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{Container, Pod};
 use kube::api::{Api, Patch, PatchParams};
@@ -15,6 +15,9 @@ use tokio::sync::watch;
 use crate::FIELD_MANAGER;
 use crate::index::{PodKey, resources_of};
 use crate::lease::Leadership;
+
+/// A write that takes longer is given up: leadership that was checked before it may be over after it.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// One patch of one pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,9 +93,14 @@ impl Applier {
 async fn patch(pods: &Api<Pod>, action: &Action, body: &Value, dry_run: bool) -> Result<Pod, Refusal> {
     let params =
         PatchParams { dry_run, field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-    pods.patch_resize(&action.pod.name, &params, &Patch::Strategic(body)).await.map_err(|error| match error {
-        kube::Error::Api(status) => refusal(&status),
-        error => Refusal { reason: Reason::ApiUnavailable, message: error.to_string() },
+    let unavailable = |message: String| Refusal { reason: Reason::ApiUnavailable, message };
+    let patch = Patch::Strategic(body);
+    let answer = tokio::time::timeout(PATIENCE, pods.patch_resize(&action.pod.name, &params, &patch)).await;
+    answer.map_err(|_| unavailable("the API server has not answered for 5 s".to_owned()))?.map_err(|error| {
+        match error {
+            kube::Error::Api(status) => refusal(&status),
+            error => unavailable(error.to_string()),
+        }
     })
 }
 

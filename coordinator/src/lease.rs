@@ -88,7 +88,7 @@ pub async fn elect(
         let round =
             tokio::time::timeout(candidate.patience(), attempt(&client, &api, &candidate, &mut observed));
         match round.await {
-            Ok(Ok(Some(()))) => {
+            Ok(Ok(Standing::Leads)) => {
                 let until = Some(started + candidate.duration * 2 / 3);
                 let led = publish.borrow().until.is_some();
                 publish.send_replace(Leadership { until, address: candidate.address.clone() });
@@ -96,8 +96,7 @@ pub async fn elect(
                     info!(identity = candidate.identity, "leading");
                 }
             }
-            Ok(Ok(None)) => {
-                let address = leader_address(&api, &candidate).await;
+            Ok(Ok(Standing::Follows(address))) => {
                 if publish.borrow().until.is_some() {
                     warn!(identity = candidate.identity, "lost the lease");
                 }
@@ -121,13 +120,20 @@ pub async fn elect(
     }
 }
 
-/// One round: `Some` when this candidate holds the Lease now.
+/// What one round found.
+enum Standing {
+    Leads,
+    /// Somebody else leads, at this address; empty when it is not known.
+    Follows(String),
+}
+
+/// One round of the election.
 async fn attempt(
     client: &Client,
     api: &Api<Lease>,
     candidate: &Candidate,
     observed: &mut Option<Observed>,
-) -> kube::Result<Option<()>> {
+) -> kube::Result<Standing> {
     let Some(mut lease) = api.get_opt(&candidate.lease).await? else {
         let lease = Lease {
             metadata: ObjectMeta {
@@ -152,7 +158,8 @@ async fn attempt(
     let expiry = promised.unwrap_or(candidate.duration).max(candidate.duration);
     let expired = observed.as_ref().is_some_and(|o| o.since.elapsed() >= expiry);
     if holder != candidate.identity && !holder.is_empty() && !expired {
-        return Ok(None);
+        let address = lease.annotations().get(ADDRESS_ANNOTATION).cloned();
+        return Ok(Standing::Follows(address.unwrap_or_default()));
     }
     lease.annotations_mut().insert(ADDRESS_ANNOTATION.to_owned(), candidate.address.clone());
     lease.spec = Some(held_by(candidate, Some(&spec)));
@@ -160,10 +167,10 @@ async fn attempt(
 }
 
 /// A conflict means that somebody else was faster; that is not an error.
-fn won(result: kube::Result<Lease>) -> kube::Result<Option<()>> {
+fn won(result: kube::Result<Lease>) -> kube::Result<Standing> {
     match result {
-        Ok(_) => Ok(Some(())),
-        Err(kube::Error::Api(status)) if status.code == 409 => Ok(None),
+        Ok(_) => Ok(Standing::Leads),
+        Err(kube::Error::Api(status)) if status.code == 409 => Ok(Standing::Follows(String::new())),
         Err(error) => Err(error),
     }
 }
@@ -198,11 +205,6 @@ async fn release(api: &Api<Lease>, candidate: &Candidate) -> kube::Result<()> {
     api.replace(&candidate.lease, &PostParams::default(), &lease).await?;
     info!("released the lease");
     Ok(())
-}
-
-async fn leader_address(api: &Api<Lease>, candidate: &Candidate) -> String {
-    let lease = api.get_opt(&candidate.lease).await.ok().flatten();
-    lease.and_then(|l| l.annotations().get(ADDRESS_ANNOTATION).cloned()).unwrap_or_default()
 }
 
 /// The Lease goes with the Deployment. Without one (a local run) it stays.

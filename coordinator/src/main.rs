@@ -17,7 +17,10 @@ async fn main() -> Result<()> {
         LogFormat::Json => log.json().init(),
         LogFormat::Text => log.init(),
     }
-    let client = kube::Client::try_default().await.context("no Kubernetes credentials")?;
+    let mut kubernetes = kube::Config::infer().await.context("no Kubernetes credentials")?;
+    // A retry inside the client would be a write whose leadership was checked minutes ago.
+    kubernetes.default_retry = false;
+    let client = kube::Client::try_from(kubernetes).context("no client for the API server")?;
     let (mut term, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let shutdown = async move {
         tokio::select! { _ = term.recv() => {}, _ = interrupt.recv() => {} }

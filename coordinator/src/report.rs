@@ -106,7 +106,8 @@ impl Notice {
     }
 }
 
-/// Writes statuses and Events. Failures are logged, never retried in a loop: the next evaluation says it again.
+/// Writes statuses and Events. Failures are logged, never retried in a loop: a status that was not written is written by
+/// a later evaluation.
 #[derive(Clone)]
 pub struct Desk {
     client: Client,

@@ -124,6 +124,13 @@ async fn until(mut stopped: watch::Receiver<bool>) {
     let _ = stopped.wait_for(|stop| *stop).await;
 }
 
+/// Statuses and Events are written one after the other, before the patches that wait behind them: none may hang.
+async fn in_time(what: &str, write: impl Future<Output = ()>) {
+    if tokio::time::timeout(Duration::from_secs(5), write).await.is_err() {
+        warn!("{what} not written: the API server has not answered for 5 s");
+    }
+}
+
 struct EngineTask {
     engine: Engine,
     applier: Applier,
@@ -182,13 +189,17 @@ impl EngineTask {
         answers: mpsc::Sender<(Request, Result<Accepted, Refusal>)>,
     ) -> mpsc::Sender<Effect> {
         let (sender, mut effects) = mpsc::channel(EFFECTS);
-        let (applier, desk) = (self.applier.clone(), self.desk.clone());
+        let (applier, desk, leadership) = (self.applier.clone(), self.desk.clone(), self.leadership.clone());
         let slots = std::sync::Arc::new(tokio::sync::Semaphore::new(PATCHES));
         tokio::spawn(async move {
             while let Some(effect) = effects.recv().await {
                 match effect {
-                    Effect::WriteStatus { policy, status } => desk.write_status(&policy, &status).await,
-                    Effect::Notify(notice) => desk.notify(&notice).await,
+                    // what a leader of before has to say would overwrite what the new one says
+                    Effect::WriteStatus { .. } if !leadership.borrow().holds(Instant::now()) => {}
+                    Effect::WriteStatus { policy, status } => {
+                        in_time("policy status", desk.write_status(&policy, &status)).await;
+                    }
+                    Effect::Notify(notice) => in_time("Event", desk.notify(&notice)).await,
                     Effect::Resize(request) => {
                         let (applier, answers) = (applier.clone(), answers.clone());
                         let Ok(slot) = slots.clone().acquire_owned().await else { return };

@@ -72,6 +72,7 @@ fn size(cpu: (u64, Option<u64>), memory: (u64, Option<u64>)) -> ContainerRecomme
             cpu_samples: 100,
             memory_samples: 100,
             memory_recent_peak: Bytes::from_mebibytes(20),
+            fresh: true,
             memory_rising: false,
             throttled_share: 0,
             oom_kills: 0,
@@ -165,7 +166,11 @@ fn every_pod_guard_has_its_reason() {
         (Reason::InPlaceNotAllowed, |policy, _, _| policy.update.allow_in_place_resize = false),
         (Reason::ResizeInFlight, |_, _, at| at.in_flight = true),
         (Reason::ResizeInFlight, |_, pod, _| {
-            pod.pending = Some(ResizeCondition { reason: "Deferred".into(), message: "no room".into() });
+            pod.pending = Some(ResizeCondition {
+                reason: "Deferred".into(),
+                message: "no room".into(),
+                observed_generation: None,
+            });
         }),
         (Reason::BackingOff, |_, _, at| {
             let until = at.now + Duration::from_secs(5);
@@ -186,6 +191,7 @@ fn every_resource_guard_has_its_reason() {
     let cases: &[Change] = &[
         (Reason::CoordinatorStarting, |_, _, _, at| at.starting = true),
         (Reason::InsufficientCoverage, |_, _, size, _| size.evidence.covered = Duration::from_secs(49)),
+        (Reason::InsufficientCoverage, |_, _, size, _| size.evidence.fresh = false),
         (Reason::CooldownActive, |_, pod, _, at| pod.last_resize = Some(at.now - Duration::from_secs(599))),
         (Reason::ReplacementSizeUnknown, |policy, _, _, _| policy.replacement = Replacement::Known),
         (Reason::MemoryDecreaseForbidden, |policy, _, _, _| {

@@ -1,7 +1,7 @@
 //! Evaluates the policies that are due: evidence, sizes, decisions, requests, status.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use optipod_common::decide::{Backoff, Circumstances, Decision, Hold, Plan, Reason, decide};
 use optipod_common::ident::{WorkloadContainer, WorkloadRef};
@@ -43,6 +43,9 @@ pub struct PodOutcome {
     /// The failure that is backed off from.
     pub backoff: Option<Backoff>,
 }
+
+/// What was written is seen through the watch after at most this time, unless the write failed.
+const WATCH_LAG: Duration = Duration::from_secs(60);
 
 /// One evaluation of one policy.
 struct Turn {
@@ -269,7 +272,7 @@ fn report(
     now: Timestamp,
 ) -> Vec<Effect> {
     let mut effects = Vec::new();
-    let before = state.written.as_ref().unwrap_or(&entry.status);
+    let before = state.written.as_ref().map_or(&entry.status, |(status, _)| status);
     let status = status::build(entry, selection, outcomes, &state.last_applied, before, now);
     if let Some(problem) = status::problem(&status) {
         if state.announced.as_ref() != Some(&problem.message) {
@@ -279,8 +282,10 @@ fn report(
     } else {
         state.announced = None;
     }
-    if status::differs(before, &status) {
-        state.written = Some(status.clone());
+    // a write that failed shows as a difference to what the watch sees, once the watch had time to see it
+    let settled = state.written.as_ref().is_none_or(|(_, at)| now.since(*at) >= WATCH_LAG);
+    if status::differs(before, &status) || (settled && status::differs(&entry.status, &status)) {
+        state.written = Some((status.clone(), now));
         effects.push(Effect::WriteStatus { policy: entry.key.clone(), status: Box::new(status) });
     }
     effects

@@ -7,11 +7,11 @@ mod usage;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use optipod_common::decide::{ContainerChange, Reason};
+use optipod_common::decide::{ContainerChange, Plan, Reason};
 use optipod_common::frame::CgroupLimits;
 use optipod_common::ident::{WorkloadContainer, WorkloadRef};
 use optipod_common::ledger::Admission;
-use optipod_common::policy::Policy;
+use optipod_common::policy::{Mode, Policy};
 use optipod_common::progress::{Progress, in_kernel};
 use optipod_common::store::Evidence;
 use optipod_common::time::Timestamp;
@@ -69,7 +69,7 @@ struct PolicyState {
     due: Option<Timestamp>,
     generation: Option<i64>,
     last_applied: BTreeMap<WorkloadRef, Timestamp>,
-    written: Option<OptimizationPolicyStatus>,
+    written: Option<(OptimizationPolicyStatus, Timestamp)>,
     announced: Option<String>,
 }
 
@@ -188,8 +188,16 @@ impl Engine {
                     .with_label_values(&[policy.as_str(), refusal.reason.as_str()])
                     .inc();
                 self.metrics.resizes.with_label_values(&[refusal.reason.as_str()]).inc();
+                let passing = matches!(refusal.reason, Reason::Conflict | Reason::ApiUnavailable);
+                let revert = subject.purpose != Purpose::Optimise;
+                if passing && revert && self.resizes.put_off(&subject, &action.plan, now) {
+                    return Vec::new();
+                }
                 self.resizes.refused(&subject, &refusal, now);
-                self.reevaluate(&subject.policy, now);
+                // what passes within seconds is tried when it has; the rest is told at once
+                let passed =
+                    self.resizes.backoff(&subject.uid).filter(|_| passing).map(|backoff| backoff.until);
+                self.reevaluate(&subject.policy, passed.unwrap_or(now));
                 // a conflict is the fence at work, not news
                 if matches!(refusal.reason, Reason::Conflict | Reason::NotLeader | Reason::PodGone) {
                     return Vec::new();
@@ -208,6 +216,13 @@ impl Engine {
             return Vec::new();
         }
         let mut effects = self.follow(now);
+        for (subject, plan) in self.resizes.due_put_off(now) {
+            let uid = subject.uid.clone();
+            match self.take_back(subject, plan) {
+                Some(effect) => effects.push(effect),
+                None => self.resizes.forget_put_off(&uid),
+            }
+        }
         self.compact(now);
         // Agents reconnect within their backoff of 10 s and replay at once; a frame interval later all is in.
         let starting = now.since(since) < Duration::from_secs(10) + self.settings.frame_interval * 2;
@@ -271,17 +286,20 @@ impl Engine {
 
     /// Puts back what was there. A resize that waits or fails still counts for scheduler and quota, and a restart
     /// would start with it.
-    fn revert(
-        &mut self,
-        subject: &Subject,
-        plan: &optipod_common::decide::Plan,
-        reason: Reason,
-    ) -> Option<Effect> {
+    fn revert(&mut self, subject: &Subject, plan: &Plan, reason: Reason) -> Option<Effect> {
+        let subject = Subject { purpose: Purpose::Revert(reason), ..subject.clone() };
+        self.take_back(subject, inverse(plan))
+    }
+
+    fn take_back(&mut self, subject: Subject, plan: Plan) -> Option<Effect> {
+        // a policy that was switched off or deleted meanwhile changes nothing any more
+        let (policy, _) = self.index.policy(&subject.policy)?.parsed.as_ref().ok()?;
+        if policy.mode != Mode::Auto || self.settings.dry_run {
+            return None;
+        }
         let facts = self.index.facts(&subject.pod).filter(|facts| facts.uid == subject.uid)?;
-        let plan = inverse(plan);
         let before = facts.containers.iter().map(|c| (c.name.as_str(), c.desired));
         let expected = Action::expectation(&plan, before);
-        let subject = Subject { purpose: Purpose::Revert(reason), ..subject.clone() };
         let action = Action {
             pod: subject.pod.clone(),
             uid: facts.uid,

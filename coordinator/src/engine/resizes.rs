@@ -19,6 +19,14 @@ const ERROR_DEADLINE: Duration = Duration::from_secs(30);
 /// A kubelet that does nothing for this long is down or stuck (bugs 2, 6 of the semantics page).
 const SILENCE_DEADLINE: Duration = Duration::from_secs(300);
 
+/// A container that does not run (it crashed and the kubelet waits) gets its new size when it starts again; the kubelet
+/// waits up to 5 minutes between two starts.
+const CRASHED_DEADLINE: Duration = Duration::from_secs(900);
+
+/// A refused revert is tried again after this pause, then after twice, three times, .. as long.
+const REVERT_PAUSE: Duration = Duration::from_secs(1);
+const REVERT_TRIES: u32 = 5;
+
 /// After this long without word from the agent a finished resize counts as unverified.
 const VERIFY_DEADLINE: Duration = Duration::from_secs(60);
 
@@ -93,9 +101,19 @@ struct Failures {
     backoff: Backoff,
 }
 
+/// A revert that the API server did not take.
+struct PutOff {
+    subject: Subject,
+    plan: Plan,
+    due: Timestamp,
+    tries: u32,
+}
+
 /// All resizes under way and all failures that are not forgotten.
 #[derive(Default)]
 pub struct Resizes {
+    /// By uid; kept while it is tried again, so that tries are counted.
+    put_off: HashMap<String, PutOff>,
     /// Handed to the applier, no answer yet.
     asked: HashMap<String, PolicyKey>,
     tracked: HashMap<String, Tracked>,
@@ -118,6 +136,7 @@ impl Resizes {
         now: Timestamp,
     ) {
         self.asked.remove(&subject.uid);
+        self.put_off.remove(&subject.uid);
         let uid = subject.uid.clone();
         let sent = SentResize {
             uid: uid.clone(),
@@ -161,6 +180,31 @@ impl Resizes {
         let direction = if changes.iter().any(rises) { Direction::Increase } else { Direction::Decrease };
         let accepted = Accepted { generation: facts.generation };
         self.accepted(subject.clone(), Plan { direction, changes }, &accepted, Some(facts), now);
+    }
+
+    /// A revert met a conflict or a silent API server: it is tried again soon, since until then the pod waits with a
+    /// size that the kubelet will not give it. False when it was tried often enough.
+    pub fn put_off(&mut self, subject: &Subject, plan: &Plan, now: Timestamp) -> bool {
+        self.asked.remove(&subject.uid);
+        let tries = self.put_off.remove(&subject.uid).map_or(0, |put_off| put_off.tries) + 1;
+        if tries > REVERT_TRIES {
+            return false;
+        }
+        let due = now + REVERT_PAUSE * tries;
+        let put_off = PutOff { subject: subject.clone(), plan: plan.clone(), due, tries };
+        self.put_off.insert(subject.uid.clone(), put_off);
+        true
+    }
+
+    /// Reverts whose time has come again.
+    pub fn due_put_off(&self, now: Timestamp) -> Vec<(Subject, Plan)> {
+        let waits = |put_off: &&PutOff| put_off.due <= now && !self.asked.contains_key(&put_off.subject.uid);
+        self.put_off.values().filter(waits).map(|p| (p.subject.clone(), p.plan.clone())).collect()
+    }
+
+    /// This revert is wanted no more.
+    pub fn forget_put_off(&mut self, uid: &str) {
+        self.put_off.remove(uid);
     }
 
     /// The patch was not made.
@@ -209,8 +253,10 @@ impl Resizes {
                     failed(Reason::ResizeDeferred, message)
                 }
                 Progress::Error(message) if lasted >= ERROR_DEADLINE => failed(Reason::ResizeError, message),
-                Progress::Accepted | Progress::InProgress if lasted >= SILENCE_DEADLINE => {
-                    failed(Reason::ResizeTimeout, "the kubelet has not finished for 5 minutes")
+                Progress::Accepted | Progress::InProgress
+                    if lasted >= silence(&tracked.plan, pod.as_ref()) =>
+                {
+                    failed(Reason::ResizeTimeout, "the kubelet has not finished in time")
                 }
                 _ => None,
             };
@@ -255,7 +301,7 @@ impl Resizes {
 
     /// True while a resize of this pod is under way.
     pub fn in_flight(&self, uid: &str) -> bool {
-        self.asked.contains_key(uid) || self.tracked.contains_key(uid)
+        self.asked.contains_key(uid) || self.tracked.contains_key(uid) || self.put_off.contains_key(uid)
     }
 
     /// Resizes under way of one policy.
@@ -272,6 +318,7 @@ impl Resizes {
     /// Forgets failures of pods that are gone.
     pub fn retain(&mut self, exists: impl Fn(&PodKey, &str) -> bool) {
         self.failures.retain(|uid, failures| exists(&failures.pod, uid));
+        self.put_off.retain(|uid, put_off| exists(&put_off.subject.pod, uid));
     }
 
     fn fail(&mut self, subject: &Subject, reason: Reason, message: &str, now: Timestamp) {
@@ -279,9 +326,19 @@ impl Resizes {
         let (first, longest) = pause(reason);
         let wait = first.saturating_mul(1 << count.min(16)).min(longest);
         let backoff = Backoff { until: now + wait, reason, message: message.to_owned() };
-        let failures = Failures { pod: subject.pod.clone(), count: count.saturating_add(1), backoff };
+        // the fence at work is no failure that should lengthen the next real one's pause
+        let counts = !matches!(reason, Reason::Conflict | Reason::NotLeader);
+        let count = count.saturating_add(u32::from(counts));
+        let failures = Failures { pod: subject.pod.clone(), count, backoff };
         self.failures.insert(subject.uid.clone(), failures);
     }
+}
+
+/// How long the kubelet may be silent about this plan.
+fn silence(plan: &Plan, pod: Option<&PodFacts>) -> Duration {
+    let changed = |name: &str| plan.changes.iter().any(|change| change.container == name);
+    let crashed = pod.is_some_and(|pod| pod.containers.iter().any(|c| changed(&c.name) && !c.running));
+    if crashed { CRASHED_DEADLINE } else { SILENCE_DEADLINE }
 }
 
 /// First and longest pause after a failure; doubled in between.

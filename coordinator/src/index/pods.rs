@@ -113,7 +113,11 @@ fn container_facts(
 fn condition(status: &PodStatus, kind: &str) -> Option<ResizeCondition> {
     let found = status.conditions.iter().flatten().find(|c| c.type_ == kind && c.status == "True")?;
     let (reason, message) = (found.reason.clone(), found.message.clone());
-    Some(ResizeCondition { reason: reason.unwrap_or_default(), message: message.unwrap_or_default() })
+    Some(ResizeCondition {
+        reason: reason.unwrap_or_default(),
+        message: message.unwrap_or_default(),
+        observed_generation: found.observed_generation,
+    })
 }
 
 /// Field managers that wrote `pods/resize`, with the time.

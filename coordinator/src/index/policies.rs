@@ -122,8 +122,8 @@ pub fn selects_namespace(
         return namespace == policy_namespace;
     }
     let allowed = selector.allow.as_ref().is_none_or(|allow| allow.iter().any(|name| name == namespace));
-    let no_labels = BTreeMap::new();
-    allowed && selector.namespaces.as_ref().is_none_or(|s| s.matches(labels.unwrap_or(&no_labels)))
+    // a namespace that was not seen yet has labels that nobody knows: `NotIn` must not match them
+    allowed && selector.namespaces.as_ref().is_none_or(|s| labels.is_some_and(|labels| s.matches(labels)))
 }
 
 fn key_of(object: &DeserializeGuard<OptimizationPolicy>) -> PolicyKey {
