@@ -24,7 +24,7 @@ pub struct Metrics {
     pub frames: IntCounterVec,
     /// Malformed frames by field.
     pub frames_refused: IntCounterVec,
-    /// Frames that agents dropped before any coordinator took them.
+    /// Frames that this leader will not get: agents no longer hold them.
     pub frames_lost: IntGauge,
     /// Records whose container is not known yet.
     pub records_parked: IntGauge,
@@ -89,7 +89,7 @@ impl Metrics {
             frames_lost: gauge(
                 r,
                 "optipod_coordinator_frames_lost",
-                "Frames that agents dropped before any coordinator took them.",
+                "Frames that this leader will not get: agents no longer hold them.",
             )?,
             records_parked: gauge(
                 r,
