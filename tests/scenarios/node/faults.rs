@@ -7,10 +7,11 @@ use anyhow::{Context, Result, bail, ensure};
 use optipod_common::quantity::MilliCpu;
 use serde_json::json;
 
-use crate::cluster::{NEW_FRAMES, PATIENCE, SYSTEM, Space, eventually, list, text, value_of};
+use crate::cluster::{NEW_FRAMES, PATIENCE, SYSTEM, eventually, list, text, value_of};
 use crate::guest::{self, Cgroup};
 use crate::manifests::{Demand, OVER_ASKING, policy};
 use crate::pod::{Life, Pod};
+use crate::space::Space;
 
 /// Resizes whose pod went away.
 const VOID: &str = "optipod_coordinator_resizes_total{outcome=\"PodGone\"}";
@@ -172,11 +173,11 @@ pub fn leader_killed_in_the_middle_is_succeeded(space: &Space<'_>) -> Result<()>
     let one_by_one = json!({"updateStrategy": {"updateRequestsOnly": false, "maxConcurrentResizes": 1}});
     cluster.apply(&policy(&space.name, "shrink", &one_by_one))?;
     let begin = Instant::now();
-    let begun = || -> Result<bool> {
+    let resizing = || -> Result<bool> {
         let events = space.get(&["events.events.k8s.io"])?;
         Ok(list(&events, "/items").any(|event| text(event, "/reason") == "Resizing"))
     };
-    while !begun()? {
+    while !resizing()? {
         ensure!(begin.elapsed() < PATIENCE, "no resize began");
         sleep(Duration::from_millis(50));
     }

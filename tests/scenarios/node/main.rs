@@ -6,6 +6,8 @@
 //! after the other what kills agents and leaders, at the end what replaces and removes the installation. Each case has
 //! a namespace of its own. Words on the command line select cases by name.
 
+#![allow(clippy::indexing_slicing, reason = "a missing element fails the case")]
+
 mod cluster;
 mod faults;
 mod guest;
@@ -16,6 +18,7 @@ mod posture;
 mod release;
 mod resizing;
 mod runner;
+mod space;
 
 use std::process::ExitCode;
 

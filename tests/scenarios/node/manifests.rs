@@ -1,8 +1,7 @@
 //! Workloads of known size and policies in a hurry.
 
+use crate::space::Space;
 use serde_json::{Value, json};
-
-use crate::cluster::Space;
 
 /// What a container asks for and what it uses.
 #[derive(Clone, Copy)]

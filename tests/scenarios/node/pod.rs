@@ -4,8 +4,9 @@ use anyhow::{Context, Result, ensure};
 use optipod_common::quantity::{Bytes, MilliCpu};
 use serde_json::Value;
 
-use crate::cluster::{Cluster, SYSTEM, Space, eventually, list, text};
+use crate::cluster::{Cluster, SYSTEM, eventually, list, text};
 use crate::manifests::{Demand, deployment};
+use crate::space::Space;
 
 /// Requests and limits in millicores and bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

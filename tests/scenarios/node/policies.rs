@@ -6,9 +6,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
-use crate::cluster::{SYSTEM, Space, eventually, list, text};
+use crate::cluster::{SYSTEM, eventually, list, text};
 use crate::manifests::{OVER_ASKING, deployment, policy};
 use crate::pod::Pod;
+use crate::space::Space;
 
 /// Several evaluations, and more than the coverage that a decrease needs.
 const LONG_ENOUGH: Duration = Duration::from_secs(20);

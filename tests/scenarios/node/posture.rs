@@ -2,9 +2,9 @@
 
 use anyhow::{Context, Result, ensure};
 
-use crate::cluster::Space;
 use crate::guest;
 use crate::pod::Life;
+use crate::space::Space;
 
 /// Of `/proc/<pid>/status`.
 const EXPECTED: [(&str, &str); 9] = [

@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 use anyhow::{Result, ensure};
 use serde_json::json;
 
-use crate::cluster::{SYSTEM, Space, eventually, list, text};
+use crate::cluster::{SYSTEM, eventually, list, text};
 use crate::guest::Cgroup;
 use crate::manifests::{OVER_ASKING, policy};
 use crate::pod::{Life, Pod};
+use crate::space::Space;
 
 /// A workload that OptiPod made smaller.
 fn resized(space: &Space<'_>) -> Result<Pod> {

@@ -4,9 +4,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
 use std::time::Instant;
 
-use anyhow::{Error, Result, anyhow};
+use anyhow::{Result, anyhow};
 
-use crate::cluster::{Cluster, Space};
+use crate::cluster::Cluster;
+use crate::space::Space;
 
 /// One statement about the system.
 pub struct Case {
@@ -32,7 +33,7 @@ pub fn run(cluster: &Cluster, together: &[&Case], alone: &[&Case], known: usize)
     let begin = Instant::now();
     let all = together.len() + alone.len();
     println!("\nrunning {all} tests");
-    let mut failures: Vec<(&str, Error)> = thread::scope(|scope| {
+    let mut failures: Vec<(&str, String)> = thread::scope(|scope| {
         let runs: Vec<_> = together.iter().map(|case| scope.spawn(move || attempt(cluster, case))).collect();
         // a panic of a case is caught in the attempt
         runs.into_iter().filter_map(|run| run.join().ok().flatten()).collect()
@@ -41,10 +42,12 @@ pub fn run(cluster: &Cluster, together: &[&Case], alone: &[&Case], known: usize)
     if !failures.is_empty() {
         println!("\nfailures:");
         for (name, error) in &failures {
-            println!("\n---- {name} ----\n{error:?}");
+            println!("\n---- {name} ----\n{error}");
         }
         println!("\nfailures:");
-        failures.iter().for_each(|(name, _)| println!("    {name}"));
+        for (name, _) in &failures {
+            println!("    {name}");
+        }
     }
     let failed = failures.len();
     println!(
@@ -57,7 +60,7 @@ pub fn run(cluster: &Cluster, together: &[&Case], alone: &[&Case], known: usize)
     failed == 0
 }
 
-fn attempt(cluster: &Cluster, case: &Case) -> Option<(&'static str, Error)> {
+fn attempt(cluster: &Cluster, case: &Case) -> Option<(&'static str, String)> {
     let begin = Instant::now();
     let space = Space::of(cluster, case.name);
     let result = catch_unwind(AssertUnwindSafe(|| (case.run)(&space)))
@@ -66,10 +69,9 @@ fn attempt(cluster: &Cluster, case: &Case) -> Option<(&'static str, Error)> {
     // as `--report-time` of libtest writes it
     println!("test {} ... {word} <{:.3}s>", case.name, begin.elapsed().as_secs_f64());
     if let Err(error) = result {
-        return Some((
-            case.name,
-            error.context(space.diagnosis()).context("what the cluster says follows the cause"),
-        ));
+        // all of it comes at the end
+        println!("    {}: {error:#}", case.name);
+        return Some((case.name, format!("{error:?}\n\n{}", space.diagnosis())));
     }
     space.finish();
     None
