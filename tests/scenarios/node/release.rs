@@ -73,7 +73,17 @@ fn in_namespace(space: &Space<'_>) -> Result<BTreeSet<String>> {
 pub fn uninstalled_release_leaves_workloads_alone(space: &Space<'_>) -> Result<()> {
     const DEFINITION: &str = "optimizationpolicies.optipod.io";
     let cluster = space.cluster;
-    let before = resized(space)?;
+    resized(space)?;
+    // what still happens before the removal is none of its doing
+    cluster.apply(&policy(&space.name, "shrink", &json!({"mode": "Recommend"})))?;
+    eventually("resizing has ended", || {
+        let policy = space.get(&["optimizationpolicy", "shrink"])?;
+        ensure!(policy["status"]["observedGeneration"] == policy["metadata"]["generation"], "{policy}");
+        let phase = text(&space.verdict("shrink", "served")?, "/status");
+        ensure!(phase != "InProgress", "{phase}");
+        Ok(())
+    })?;
+    let before = Pod::of(space, "served")?;
     let kernel = Cgroup::of(cluster, &before)?;
     let ours = labelled(space)?;
     let kind = |kind: &str| ours.iter().any(|name| name.starts_with(kind));
@@ -88,7 +98,7 @@ pub fn uninstalled_release_leaves_workloads_alone(space: &Space<'_>) -> Result<(
     })?;
     cluster.get(&["customresourcedefinition", DEFINITION])?;
     let policy = space.get(&["optimizationpolicy", "shrink"])?;
-    ensure!(text(&policy, "/spec/mode") == "Auto", "{policy}");
+    ensure!(text(&policy, "/spec/mode") == "Recommend", "{policy}");
 
     let after = Pod::of(space, "served")?;
     after.expect_same_life(&before)?;

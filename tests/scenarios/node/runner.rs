@@ -71,7 +71,7 @@ fn attempt(cluster: &Cluster, case: &Case) -> Option<(&'static str, String)> {
     if let Err(error) = result {
         // all of it comes at the end
         println!("    {}: {error:#}", case.name);
-        return Some((case.name, format!("{error:?}\n\n{}", space.diagnosis())));
+        return Some((case.name, format!("{error:#}\n\n{}", space.diagnosis())));
     }
     space.finish();
     None
