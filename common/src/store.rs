@@ -72,7 +72,9 @@ pub struct Evidence {
     pub memory_recent_peak: u64,
     /// There is data of the last five minutes.
     pub fresh: bool,
-    /// The last minute's peak of memory is above that of the four minutes before.
+    /// The last minute's peak of memory is above that of the four minutes before; of a container that has not been
+    /// seen for a minute, the last slot's above that of the slots before. True as well while there is one slot only:
+    /// what fills its memory at start-up must not be taken for what it needs.
     pub memory_rising: bool,
     /// Growth of the CPU counters within the window.
     pub counters: CpuCounters,
@@ -204,15 +206,14 @@ impl History {
             oom_kills: 0,
             covered: Duration::ZERO,
         };
-        let (mut newest, mut before) = (0, 0);
+        let mut peaks = Vec::new();
         for (&(start, width), slot) in self.slots.range((from - COARSEST, Duration::ZERO)..) {
             let end = start + width;
             // coarse slots end recently and began long ago: an old peak in them says nothing about now
             if width == FINE_SLOT && end + RECENT > now {
                 evidence.fresh = true;
                 let peak = slot.memory_total.values().map(UsageHistogram::max).max().unwrap_or(0);
-                let side = if end + NEWEST > now { &mut newest } else { &mut before };
-                *side = peak.max(*side);
+                peaks.push((end, peak));
             }
             if end <= from {
                 continue;
@@ -222,9 +223,8 @@ impl History {
             evidence.counters = evidence.counters.plus(slot.cpu);
             evidence.oom_kills = evidence.oom_kills.saturating_add(slot.oom_kills);
         }
-        evidence.memory_recent_peak = newest.max(before);
-        // 5 %: twice the granularity of a 64 KiB unit for a container of 3 MiB, and above the noise of page cache
-        evidence.memory_rising = before > 0 && newest * 20 > before * 21;
+        evidence.memory_recent_peak = peaks.iter().map(|(_, peak)| *peak).max().unwrap_or(0);
+        evidence.memory_rising = rising(&peaks, now);
         let slots =
             self.covered.range((from - FINE_SLOT)..).filter(|start| **start + FINE_SLOT > from).count();
         evidence.covered = (FINE_SLOT * u32::try_from(slots).unwrap_or(u32::MAX)).min(window);
@@ -246,6 +246,20 @@ impl Slot {
         }
         self.cpu = self.cpu.plus(other.cpu);
         self.oom_kills = self.oom_kills.saturating_add(other.oom_kills);
+    }
+}
+
+/// Whether memory rises, by the peaks of the fine slots in order of their ends. See [`Evidence::memory_rising`].
+fn rising(peaks: &[(Timestamp, u64)], now: Timestamp) -> bool {
+    let older = peaks.partition_point(|(end, _)| *end + NEWEST <= now);
+    let older = if older == 0 { peaks.len().saturating_sub(1) } else { older };
+    let (before, newest) = peaks.split_at(older);
+    let highest = |side: &[(Timestamp, u64)]| side.iter().map(|(_, peak)| *peak).max();
+    match (highest(before), highest(newest)) {
+        // 5 %: twice the granularity of a 64 KiB unit for a container of 3 MiB, and above the noise of page cache
+        (Some(before), Some(newest)) => newest * 20 > before * 21,
+        (None, Some(_)) => true,
+        (_, None) => false,
     }
 }
 
@@ -357,6 +371,27 @@ mod tests {
             }
             let evidence = history.evidence(at(300), Duration::from_secs(300));
             assert_eq!((evidence.memory_rising, evidence.memory_recent_peak), (rising, last), "{last}");
+        }
+    }
+
+    #[test]
+    fn memory_of_a_container_that_just_started_rises_until_a_slot_is_like_those_before() {
+        for (peaks, expected) in [
+            (&[][..], false),
+            (&[100], true),
+            (&[50, 100], true),
+            (&[50, 90, 100], true),
+            (&[100, 100], false),
+            (&[50, 100, 104], false),
+            (&[100, 60], false),
+        ] {
+            let mut history = History::default();
+            for (i, peak) in (0..).zip(peaks) {
+                history.add(&record(&[1], &[*peak]), at(i * 15), at(i * 15 + 15), at(i * 15 + 15));
+            }
+            let now = at(15 * i64::try_from(peaks.len()).unwrap());
+            let seen = history.evidence(now, Duration::from_secs(300)).memory_rising;
+            assert_eq!(seen, expected, "{peaks:?}");
         }
     }
 

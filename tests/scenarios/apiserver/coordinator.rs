@@ -7,18 +7,36 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use clap::Parser;
-use kube::client::ClientBuilder;
-use kube::{Client, Config};
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{Api, Patch, PatchParams};
+use kube::client::{Body, ClientBuilder};
+use kube::{Client, Config, ResourceExt};
 use optipod_coordinator::run::run;
+use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 use tonic::codegen::http::{Method, Request};
-use tower::util::MapRequestLayer;
+use tower::{BoxError, ServiceBuilder};
 
-/// Group, resource and verb of every request that coordinators made.
-pub type Requests = Arc<Mutex<BTreeSet<(String, String, String)>>>;
+/// Group, resource and verb that RBAC sees.
+pub type Right = (String, String, String);
+
+/// What the coordinators ask of the API server passes here.
+#[derive(Clone)]
+pub struct Traffic {
+    rights: Arc<Mutex<BTreeSet<Right>>>,
+    /// Who changes a pod between a decision and its patch: may do everything.
+    rival: Client,
+}
+
+/// Requests of one coordinator that wait for a connection; beyond it callers wait.
+const REQUESTS_WAITING: usize = 64;
+
+/// A pod with this annotation is changed by somebody else just before the first dry run of a resize, and again just
+/// before the first patch: each time the fence must hold.
+pub const CONTESTED: &str = "test.optipod.io/contested";
 
 /// The namespace that the chart is installed in.
 pub const OWN_NAMESPACE: &str = "optipod-system";
@@ -38,7 +56,7 @@ pub struct Coordinator {
 
 impl Coordinator {
     /// Starts the `index`-th (from 0): name and ports follow from that.
-    pub fn start(index: u16, config: Config, requests: &Requests) -> Result<Self> {
+    pub fn start(index: u16, config: Config, traffic: &Traffic) -> Result<Self> {
         let at = |port: u16| SocketAddr::from(([127, 0, 0, 1], port + index));
         let (telemetry, admin) = (at(9443), at(9543));
         let flags = [
@@ -58,9 +76,9 @@ impl Coordinator {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let (stop, stopped) = oneshot::channel();
         let (finish, ended) = oneshot::channel();
-        let requests = requests.clone();
+        let traffic = traffic.clone();
         runtime.spawn(async move {
-            let result = match client(config, requests) {
+            let result = match client(config, traffic) {
                 // a dropped sender is a stop, too
                 Ok(client) => run(flags, client, async { drop(stopped.await) }).await,
                 Err(error) => Err(error),
@@ -117,22 +135,55 @@ async fn get(address: SocketAddr, path: &str) -> Result<String> {
     Ok(body.to_owned())
 }
 
-/// A client that writes down which right each of its requests needs.
-fn client(config: Config, requests: Requests) -> Result<Client> {
-    let record = MapRequestLayer::new(move |request: Request<kube::client::Body>| {
+impl Traffic {
+    /// Nothing was asked yet.
+    pub fn new(rival: Client) -> Self {
+        Self { rights: Arc::default(), rival }
+    }
+
+    /// Every right that a request needed.
+    pub fn rights(&self) -> Result<BTreeSet<Right>> {
+        Ok(self.rights.lock().map_err(|_| anyhow!("a thread panicked"))?.clone())
+    }
+
+    async fn pass(self, request: Request<Body>) -> Result<Request<Body>, BoxError> {
         let uri = request.uri();
-        if let Some(right) = right(request.method(), uri.path(), uri.query().unwrap_or_default())
-            && let Ok(mut requests) = requests.lock()
+        let (path, query) = (uri.path().to_owned(), uri.query().unwrap_or_default().to_owned());
+        if let Some(right) = right(request.method(), &path, &query)
+            && let Ok(mut rights) = self.rights.lock()
         {
-            requests.insert(right);
+            rights.insert(right);
         }
-        request
-    });
-    Ok(ClientBuilder::try_from(config)?.with_layer(&record).build())
+        if let ["api", "v1", "namespaces", namespace, "pods", pod, "resize"] =
+            path.trim_matches('/').split('/').collect::<Vec<_>>()[..]
+        {
+            let step = if query.contains("dryRun=All") { "dry-run" } else { "patch" };
+            self.contest(namespace, pod, step).await?;
+        }
+        Ok(request)
+    }
+
+    async fn contest(&self, namespace: &str, pod: &str, step: &str) -> Result<(), BoxError> {
+        let pods: Api<Pod> = Api::namespaced(self.rival.clone(), namespace);
+        let (mark, seen) = (format!("{CONTESTED}-{step}"), pods.get(pod).await?);
+        if seen.annotations().contains_key(CONTESTED) && !seen.annotations().contains_key(&mark) {
+            let change = json!({"metadata": {"annotations": {mark: "changed"}}});
+            pods.patch(pod, &PatchParams::default(), &Patch::Merge(change)).await?;
+        }
+        Ok(())
+    }
+}
+
+/// A client whose requests pass `traffic`.
+fn client(config: Config, traffic: Traffic) -> Result<Client> {
+    let layer = ServiceBuilder::new()
+        .filter_async(move |request: Request<Body>| traffic.clone().pass(request))
+        .buffer(REQUESTS_WAITING);
+    Ok(ClientBuilder::try_from(config)?.with_layer(&layer).build())
 }
 
 /// Group, resource and verb that RBAC sees.
-fn right(method: &Method, path: &str, query: &str) -> Option<(String, String, String)> {
+fn right(method: &Method, path: &str, query: &str) -> Option<Right> {
     let mut parts: Vec<&str> = path.trim_matches('/').split('/').collect();
     let group = match *parts.first()? {
         "api" => "",

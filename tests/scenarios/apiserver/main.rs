@@ -47,7 +47,7 @@ const TOGETHER: &[Case] = &[
     case!(resizing::a_throttled_container_grows_with_its_limit),
     case!(resizing::recommend_and_disabled_change_nothing),
     case!(resizing::a_pod_deleted_in_the_middle_is_forgotten),
-    case!(resizing::a_pod_that_changes_all_the_time_is_resized_by_a_fresh_decision),
+    case!(resizing::a_pod_that_somebody_else_changes_is_resized_by_a_fresh_decision),
     case!(refusals::a_limit_range_is_reported_and_not_asked_again_at_once),
     case!(refusals::a_quota_is_reported_and_not_asked_again_at_once),
     case!(refusals::defaults_of_a_limit_range_do_not_sneak_in),

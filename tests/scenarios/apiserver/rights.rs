@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use serde_json::Value;
 
 use crate::coordinator::OWN_NAMESPACE;
@@ -29,7 +29,7 @@ pub async fn the_chart_grants_exactly_what_is_used(world: Arc<World>) -> Result<
             }
         }
     }
-    let used = world.requests.lock().map_err(|_| anyhow!("a thread panicked"))?.clone();
+    let used = world.traffic.rights()?;
     same("used without being granted", used.difference(&granted).collect::<Vec<_>>(), Vec::new())?;
     same("granted without being used", granted.difference(&used).collect::<Vec<_>>(), Vec::new())
 }

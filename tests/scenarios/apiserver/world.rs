@@ -19,7 +19,7 @@ use optipod_tests::{Lab, paths};
 use serde_json::{Value, json};
 use tokio::sync::RwLock;
 
-use crate::coordinator::{Coordinator, OWN_NAMESPACE, Requests};
+use crate::coordinator::{Coordinator, OWN_NAMESPACE, Traffic};
 use crate::objects::size;
 use crate::policies::{self, Stored};
 use crate::{agent, kubelet, objects};
@@ -42,7 +42,7 @@ pub struct World {
     /// Stands by.
     pub standby: RwLock<Option<Coordinator>>,
     /// What coordinators asked of the API server.
-    pub requests: Requests,
+    pub traffic: Traffic,
     /// Policies that the API server stored before the rules were there.
     pub stored: Stored,
 }
@@ -65,20 +65,20 @@ impl World {
         let mut identity = config;
         identity.auth_info = serde_json::from_value(json!({ "token": token.trim() }))?;
 
-        let requests = Requests::default();
-        let leader = Coordinator::start(0, identity.clone(), &requests)?;
+        let traffic = Traffic::new(client.clone());
+        let leader = Coordinator::start(0, identity.clone(), &traffic)?;
         wait("the first coordinator leads", SOON, async || {
             (leader.metric("optipod_coordinator_leader", &[]).await.ok()? > 0.0 && leader.ready().await)
                 .then_some(())
         })
         .await?;
-        let standby = Coordinator::start(1, identity.clone(), &requests)?;
+        let standby = Coordinator::start(1, identity.clone(), &traffic)?;
         let targets = vec![leader.telemetry, standby.telemetry];
         let containers = Arc::new(Mutex::new(BTreeMap::new()));
         tokio::spawn(kubelet::run(client.clone(), containers.clone()));
         tokio::spawn(agent::run(kubelet::NODE.to_owned(), containers, targets));
         let (leader, standby) = (RwLock::new(Some(leader)), RwLock::new(Some(standby)));
-        Ok(Arc::new(Self { lab, client, identity, leader, standby, requests, stored }))
+        Ok(Arc::new(Self { lab, client, identity, leader, standby, traffic, stored }))
     }
 
     /// A namespace for one case.
