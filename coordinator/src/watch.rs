@@ -19,9 +19,9 @@ use tokio::sync::mpsc::Sender;
 use tokio::task::JoinSet;
 
 use crate::api::OptimizationPolicy;
-use crate::index::{Change, Delta};
+use crate::index::{ANNOTATION_PREFIX, Change, Delta};
 
-/// Annotation that marks the mirror of a static pod, the only one that the index reads.
+/// Annotation that marks the mirror of a static pod, the only foreign one that the index reads.
 const MIRROR: &str = "kubernetes.io/config.mirror";
 
 /// Watches every kind that the index needs, until the receiver is dropped or the set is. Needs `list` and `watch` on
@@ -145,7 +145,9 @@ where
 
 fn trim_meta(meta: &mut ObjectMeta) {
     meta.managed_fields = None;
-    meta.annotations = None;
+    if let Some(annotations) = meta.annotations.as_mut() {
+        annotations.retain(|key, _| key.starts_with(ANNOTATION_PREFIX));
+    }
     meta.finalizers = None;
 }
 
@@ -171,7 +173,7 @@ fn trim_pod(pod: &mut Pod) {
         }
     }
     if let Some(annotations) = pod.metadata.annotations.as_mut() {
-        annotations.retain(|key, _| key == MIRROR);
+        annotations.retain(|key, _| key == MIRROR || key.starts_with(ANNOTATION_PREFIX));
     }
     pod.metadata.finalizers = None;
     if let Some(spec) = pod.spec.as_mut() {

@@ -83,3 +83,107 @@ pub fn relatives_in_order() -> Value {
         "",
     )
 }
+
+/// A percentile above P0.
+pub fn percentile() -> Value {
+    rule(
+        "self.matches('^P([0-9]{1,2}([.][0-9])?|100([.]0)?)$') && !self.matches('^P0{1,2}([.]0)?$')",
+        "must be a percentile above P0, at most P100, with at most one decimal, such as P50, P90, P99 or P99.9",
+    )
+}
+
+/// A number from 0.1 to 10.
+pub fn factor(example: &str) -> Value {
+    rule("self >= 0.1 && self <= 10.0", &format!("must be a number from 0.1 to 10, such as {example}"))
+}
+
+/// A number from 0 to 1.
+pub fn share(example: &str) -> Value {
+    rule("self >= 0.0 && self <= 1.0", &format!("must be a number from 0 to 1, such as {example}"))
+}
+
+/// A percentage from 0 % to 100 %.
+pub fn percentage(example: &str) -> Value {
+    rule(
+        "self.matches('^([0-9]{1,2}([.][0-9]{1,3})?|100([.]0{1,3})?)%$')",
+        &format!("must be a percentage from 0% to 100%, such as {example}"),
+    )
+}
+
+/// The size of one increase.
+pub fn step_up() -> Value {
+    rule(
+        "self.matches('^([0-9]{1,3}([.][0-9])?|1000([.]0)?)%$') && !self.matches('^0+([.]0)?%$')",
+        "must be a percentage above 0%, at most 1000%, such as 100%",
+    )
+}
+
+/// The size of one decrease.
+pub fn step_down() -> Value {
+    rule(
+        "self.matches('^[0-9]{1,2}([.][0-9])?%$') && !self.matches('^0+([.]0)?%$')",
+        "must be a percentage above 0% and below 100%, such as 30%",
+    )
+}
+
+/// A size while starting.
+pub fn boost(resource: &str, example: &str) -> Value {
+    let value = format!("string(self.{resource})");
+    rule(
+        format!(
+            "!has(self.{resource}) || {value} == 'learned' || {value}.matches('^([1-9]([.][0-9]{{1,3}})?|10)x$') || (isQuantity({value}) && quantity({value}).compareTo(quantity('0')) > 0)"
+        ),
+        &format!(
+            "{resource} must be a factor from 1x to 10x such as 2x, a quantity above zero such as {example}, or learned"
+        ),
+    )
+}
+
+/// When start-up ends.
+pub fn until() -> Value {
+    rule(
+        "self in ['Ready', 'learned'] || (self.matches('^(0|([0-9]{1,6}(h|m|s|ms))+)$') && duration(self) >= duration('1s') && duration(self) <= duration('24h'))",
+        "must be Ready, learned, or a duration from 1s to 24h, such as 2m",
+    )
+}
+
+/// A local time of day.
+pub fn time_of_day(last: &str) -> Value {
+    let midnight = if last == "24:00" { " || self == '24:00'" } else { "" };
+    rule(
+        format!("self.matches('^([01][0-9]|2[0-3]):[0-5][0-9]$'){midnight}"),
+        &format!("must be a time of day from 00:00 to {last}, such as \"01:30\""),
+    )
+}
+
+/// A name of the IANA time zone database, as far as the API server knows it.
+pub fn time_zone() -> Value {
+    rule(
+        "self.matches('^[A-Za-z][A-Za-z0-9+_/-]*$') && timestamp('2026-01-01T00:00:00Z').getHours(self) >= 0",
+        "must be a time zone of the IANA database, such as UTC or Europe/Paris",
+    )
+}
+
+/// A window ends after it begins. Texts of this form sort like times.
+pub fn window_in_order() -> Value {
+    rule(
+        "self.from < self.to",
+        "to must be after from: a window ends on the day it begins on, at 24:00 at the latest; write one that passes midnight as two",
+    )
+}
+
+/// No two windows of one time zone share a moment. Each overlaps with itself.
+pub fn windows_apart() -> Value {
+    rule(
+        "self.all(a, self.exists_one(b, a.timeZone == b.timeZone && a.days.exists(day, day in b.days) && a.from < b.to && b.from < a.to))",
+        "must not overlap: windows of one time zone share no moment",
+    )
+}
+
+/// Names of containers, with wildcards.
+pub fn container_globs() -> Value {
+    rule(
+        "self.all(name, name.matches('^[a-z0-9*]([-a-z0-9*]*[a-z0-9*])?$'))",
+        "must be container names, where * stands for any characters: lower case letters, digits, '-' and '*', such as istio-proxy or *-agent",
+    )
+}

@@ -9,17 +9,21 @@ mod cel;
 pub mod convert;
 mod defaults;
 pub mod labels;
+pub mod recommendation;
+pub mod selector;
+pub mod sizing;
 pub mod status;
+pub mod update;
 pub mod v1alpha1;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt as _;
 
-pub use v1alpha1::OptimizationPolicy;
+pub use v1alpha1::{OptimizationPolicy, Recommendation};
 
 /// Every custom resource definition of this version, as the chart installs them.
 pub fn crds() -> Vec<CustomResourceDefinition> {
-    vec![OptimizationPolicy::crd()]
+    vec![OptimizationPolicy::crd(), Recommendation::crd()]
 }
 
 #[cfg(test)]

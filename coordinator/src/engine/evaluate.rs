@@ -124,8 +124,10 @@ impl Engine {
             }
             _ => Vec::new(),
         };
-        let interval =
-            entry.parsed.as_ref().map_or(Policy::default(), |(policy, _)| *policy).reconciliation_interval;
+        let interval = match &entry.parsed {
+            Ok((policy, _)) => policy.reconciliation_interval,
+            Err(_) => Policy::default().reconciliation_interval,
+        };
         let state = self.policies.entry(key.clone()).or_default();
         state.due = Some(now + interval);
         state.generation = Some(entry.generation);

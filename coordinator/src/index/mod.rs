@@ -10,6 +10,7 @@
 
 mod cluster;
 mod containers;
+mod overrides;
 mod owners;
 mod pods;
 mod policies;
@@ -34,12 +35,13 @@ use crate::api::OptimizationPolicy;
 use cluster::Scalers;
 use containers::Containers;
 use owners::{OwnerKind, Owners};
-use pods::PodRecord;
+use pods::{LabelSets, PodRecord};
 
 pub use containers::{MAX_TOMBSTONES, TOMBSTONE_AGE};
+pub use overrides::{OPTIMIZE, Overrides, PIN, POLICY, PREFIX as ANNOTATION_PREFIX, PolicyChoice};
 pub use pods::resources_of;
 pub use policies::PolicyEntry;
-pub use select::{SelectedWorkload, Selection};
+pub use select::{Held, HeldBy, SelectedWorkload, Selection};
 
 /// Name of a pod.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -131,6 +133,8 @@ pub struct Index {
     /// Pods whose workload is named by their controller's own owner.
     by_controller: HashMap<String, BTreeSet<PodKey>>,
     containers: Containers,
+    /// Label sets of pods; those of one template share theirs.
+    labels: LabelSets,
     owners: Owners,
     nodes: HashMap<String, NodeFacts>,
     namespaces: HashMap<String, BTreeMap<String, String>>,
@@ -154,6 +158,7 @@ impl Index {
             workloads: BTreeMap::new(),
             by_controller: HashMap::new(),
             containers: Containers::default(),
+            labels: LabelSets::default(),
             owners: Owners::default(),
             nodes: HashMap::new(),
             namespaces: HashMap::new(),
@@ -224,6 +229,11 @@ impl Index {
     /// The workload that a pod belongs to. `None` while its controller was not seen.
     pub fn workload_of(&self, key: &PodKey) -> Option<&WorkloadRef> {
         self.pods.get(key)?.workload.as_deref()
+    }
+
+    /// What the owner of a pod's workload says by annotation. `None` while its controller was not seen.
+    pub fn overrides(&self, key: &PodKey) -> Option<&Overrides> {
+        self.owners.overrides(self.pods.get(key)?)
     }
 
     /// Name of the node that a pod is bound to.

@@ -11,6 +11,7 @@ use optipod_common::ident::{ContainerId, WorkloadRef};
 use optipod_common::resources::Resources;
 use optipod_common::time::Timestamp;
 
+use super::overrides::Overrides;
 use super::pods::{PodRecord, resources_of};
 use super::{Delta, Index, Listed};
 
@@ -76,6 +77,7 @@ impl Link {
 pub struct Owner {
     controller: Option<Link>,
     labels: BTreeMap<String, String>,
+    overrides: Overrides,
     /// Resources of the pod template by container; empty where they are not asked for.
     template: BTreeMap<String, Resources>,
 }
@@ -88,6 +90,7 @@ impl Owner {
         Self {
             controller: Link::of(meta),
             labels: meta.labels.clone().unwrap_or_default(),
+            overrides: Overrides::new(meta.annotations.as_ref()),
             template: containers
                 .map(|c| (c.name.clone(), declared_of(resources_of(c.resources.as_ref()))))
                 .collect(),
@@ -161,13 +164,25 @@ impl Owners {
     /// Labels that a workload selector looks at: of the highest controller that is watched, else of the pod. `None`
     /// while that controller was not seen.
     pub fn labels<'a>(&'a self, pod: &'a PodRecord) -> Option<&'a BTreeMap<String, String>> {
+        self.top(pod).map(|top| top.map_or(&*pod.labels, |owner| &owner.labels))
+    }
+
+    /// What the same object says by annotation.
+    pub fn overrides<'a>(&'a self, pod: &'a PodRecord) -> Option<&'a Overrides> {
+        self.top(pod).map(|top| top.map_or(&pod.overrides, |owner| &owner.overrides))
+    }
+
+    /// The highest controller of a pod that is watched; `Some(None)` = there is none, the pod speaks for itself; `None` =
+    /// it was not seen.
+    #[allow(clippy::option_option, reason = "not there and not seen are two answers")]
+    fn top(&self, pod: &PodRecord) -> Option<Option<&Owner>> {
         let Some(link) = pod.controller.as_ref().filter(|l| l.watched.is_some()) else {
-            return Some(&pod.labels);
+            return Some(None);
         };
         let direct = self.get(link)?;
         match direct.controller.as_ref().filter(|top| link.is_intermediate() && top.watched.is_some()) {
-            Some(top) => self.get(top).map(|o| &o.labels),
-            None => Some(&direct.labels),
+            Some(top) => self.get(top).map(Some),
+            None => Some(Some(direct)),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! A pod reduced to facts.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -12,6 +12,7 @@ use optipod_common::resources::{Amounts, ContainerFacts, PodFacts, ResizeConditi
 use optipod_common::time::Timestamp;
 
 use super::containers::Live;
+use super::overrides::Overrides;
 use super::owners::Link;
 use super::{Delta, Index, Listed, PodKey};
 
@@ -22,13 +23,37 @@ pub struct PodRecord {
     pub facts: PodFacts,
     pub node: Option<String>,
     pub controller: Option<Link>,
-    /// Only of pods whose labels are looked at: those without a controller that is watched.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Arc<BTreeMap<String, String>>,
+    /// Of the pod itself; its controller's count where one is watched.
+    pub overrides: Overrides,
     pub ids: Vec<(ContainerId, String)>,
     /// Phase Succeeded or Failed.
     pub finished: bool,
     /// `None` while its controller was not seen.
     pub workload: Option<Arc<WorkloadRef>>,
+}
+
+/// Label sets, each held once however many pods have it.
+#[derive(Debug, Default)]
+pub struct LabelSets(HashSet<Arc<BTreeMap<String, String>>>);
+
+impl LabelSets {
+    fn share(&mut self, labels: BTreeMap<String, String>) -> Arc<BTreeMap<String, String>> {
+        if let Some(shared) = self.0.get(&labels) {
+            return Arc::clone(shared);
+        }
+        let shared = Arc::new(labels);
+        self.0.insert(Arc::clone(&shared));
+        shared
+    }
+
+    /// Forgets a set that nobody but the caller has any more.
+    fn release(&mut self, labels: &Arc<BTreeMap<String, String>>) {
+        // this one, and the one in the set
+        if Arc::strong_count(labels) <= 2 {
+            self.0.remove(labels);
+        }
+    }
 }
 
 /// Amounts of a list of resources. What cannot be read counts as not stated.
@@ -145,7 +170,7 @@ fn container_ids(status: &PodStatus, facts: &[ContainerFacts]) -> Vec<(Container
 }
 
 impl PodRecord {
-    fn new(pod: Pod, key: &PodKey, field_manager: &str) -> Self {
+    fn new(pod: Pod, key: &PodKey, field_manager: &str, labels: &mut LabelSets) -> Self {
         let (meta, spec) = (pod.metadata, pod.spec.unwrap_or_default());
         let status = pod.status.unwrap_or_default();
         let coupled = coupled(&spec);
@@ -157,7 +182,7 @@ impl PodRecord {
             .collect();
         let phase = status.phase.as_deref().unwrap_or_default();
         let controller = Link::of(&meta);
-        let labels_matter = controller.as_ref().is_none_or(|link| link.watched.is_none());
+        let speaks = controller.as_ref().is_none_or(|link| link.watched.is_none());
         let ours = resizers(&meta).filter(|(manager, _)| *manager == field_manager);
         let others = resizers(&meta).filter(|(manager, _)| *manager != field_manager);
         let facts = PodFacts {
@@ -185,7 +210,8 @@ impl PodRecord {
             facts,
             node: spec.node_name.filter(|name| !name.is_empty()),
             controller,
-            labels: meta.labels.filter(|_| labels_matter).unwrap_or_default(),
+            labels: labels.share(meta.labels.unwrap_or_default()),
+            overrides: Overrides::new(meta.annotations.as_ref().filter(|_| speaks)),
             finished: matches!(phase, "Succeeded" | "Failed"),
             workload: None,
         }
@@ -221,7 +247,7 @@ impl Index {
 
     fn put_pod(&mut self, pod: Pod, now: Timestamp) -> Vec<ContainerId> {
         let key = key_of(&pod);
-        let record = PodRecord::new(pod, &key, self.field_manager);
+        let record = PodRecord::new(pod, &key, self.field_manager, &mut self.labels);
         let known = self.remove_pod(&key, &record.ids, now);
         for (id, name) in &record.ids {
             self.containers.insert(*id, Live { pod: key.clone(), name: name.clone() });
@@ -259,6 +285,7 @@ impl Index {
                 self.workloads.remove(workload);
             }
         }
+        self.labels.release(&record.labels);
         for (id, name) in record.ids.iter().filter(|(id, _)| !stay.iter().any(|(kept, _)| kept == id)) {
             self.containers.remove(id);
             if let Some(workload) = &record.workload {

@@ -10,7 +10,7 @@ use optipod_common::time::Timestamp;
 
 use super::{Delta, Index, Listed, PolicyKey};
 use crate::api::OptimizationPolicy;
-use crate::api::convert::{Selector, to_policy};
+use crate::api::convert::{Selector, Warning, to_policy, warnings};
 use crate::api::v1alpha1::OptimizationPolicyStatus;
 
 /// A policy as it is stored.
@@ -34,6 +34,8 @@ pub struct PolicyEntry {
     pub parsed: Result<(Policy, Selector), Vec<Violation>>,
     /// The stored object cannot be read at all: why. `parsed` is an error then.
     pub malformed: Option<String>,
+    /// What it says and does not do, or does otherwise than one may think.
+    pub warnings: Vec<Warning>,
     /// The policy reaches beyond what its namespace allows: condition `Ready=False`, reason `ScopeRefused`.
     pub refused_scope: Option<String>,
 }
@@ -42,11 +44,14 @@ impl PolicyEntry {
     fn new(object: DeserializeGuard<OptimizationPolicy>, scope: &Scope) -> Self {
         let key = key_of(&object);
         let meta = object.meta().clone();
-        let (status, parsed, malformed) = match object.0 {
-            Ok(policy) => (policy.status.unwrap_or_default(), to_policy(&policy.spec), None),
+        let (status, parsed, warnings, malformed) = match object.0 {
+            Ok(policy) => {
+                let warnings = warnings(&policy.spec);
+                (policy.status.unwrap_or_default(), to_policy(&policy.spec), warnings, None)
+            }
             Err(invalid) => {
                 let violations = vec![Violation::new("spec", format!("cannot be read: {}", invalid.error))];
-                (OptimizationPolicyStatus::default(), Err(violations), Some(invalid.error))
+                (OptimizationPolicyStatus::default(), Err(violations), Vec::new(), Some(invalid.error))
             }
         };
         let refused_scope =
@@ -61,21 +66,21 @@ impl PolicyEntry {
             status,
             parsed,
             malformed,
+            warnings,
             refused_scope,
         }
     }
 
-    /// What the policy selects, when it may select at all.
-    pub(super) fn effective(&self) -> Option<&Selector> {
-        let (_, selector) = self.parsed.as_ref().ok()?;
-        self.refused_scope.is_none().then_some(selector)
+    /// What the policy says and selects, when it may select at all.
+    pub(super) fn effective(&self) -> Option<&(Policy, Selector)> {
+        self.parsed.as_ref().ok().filter(|_| self.refused_scope.is_none())
     }
 
-    /// Policies sort by precedence: the highest weight, then a `workloadSelector`, then the oldest, then the name.
+    /// Policies sort by precedence: the highest weight, then the most specific selector, then the oldest, then the name.
     pub(super) fn precedence(&self) -> impl Ord + use<'_> {
         let selector = self.parsed.as_ref().ok().map(|(_, selector)| selector);
         let weight = selector.map_or(0, |s| s.weight);
-        let specific = selector.and_then(|s| s.workloads.as_ref()).is_some_and(|w| !w.is_empty());
+        let specific = selector.map(Selector::specificity);
         let age = self.created.map_or((1, None), |at| (0, Some(at)));
         (Reverse(weight), Reverse(specific), age, &self.key)
     }
@@ -95,16 +100,28 @@ impl Scope {
 
     /// Why a policy of this namespace may not have this selector.
     fn refusal(&self, namespace: &str, selector: &Selector) -> Option<String> {
+        if self.cluster.iter().any(|name| name == namespace) {
+            return None;
+        }
         let (what, beyond) = match &selector.allow {
             Some(allow) => ("spec.selector.namespaces.allow", allow.iter().any(|name| name != namespace)),
             None => ("spec.selector.namespaceSelector", selector.namespaces.is_some()),
         };
-        (beyond && !self.cluster.iter().any(|name| name == namespace)).then(|| {
-            format!(
+        let where_it_may =
+            || self.cluster.iter().rev().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ");
+        if beyond {
+            Some(format!(
                 "{what} reaches beyond namespace {namespace:?}: policies may select workloads of other namespaces only in {}; leave it out here, or create the policy there",
-                self.cluster.iter().rev().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ")
-            )
-        })
+                where_it_may()
+            ))
+        } else if selector.enforced {
+            Some(format!(
+                "spec.resourceBounds.enforced reaches beyond this policy: policies may bind others only in {}; leave it out here, or create the policy there",
+                where_it_may()
+            ))
+        } else {
+            None
+        }
     }
 }
 

@@ -1,19 +1,57 @@
 //! Which policy each workload follows.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use optipod_common::ident::WorkloadRef;
+use optipod_common::policy::{Enforced, Policy};
 
 use super::policies::selects_namespace;
 use super::{Index, PodKey, PolicyEntry, PolicyKey};
+use crate::api::convert::Selector;
 
 /// A workload with the pods to look at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SelectedWorkload {
     /// Which workload.
     pub workload: WorkloadRef,
-    /// Its pods that have not finished; at least one.
+    /// Its pods that have not finished and that the policy's `podSelector` matches; at least one.
     pub pods: Vec<PodKey>,
+    /// Why it is left alone although a policy selects it.
+    pub held: Option<Held>,
+    /// Bounds of other policies that hold for it, too.
+    pub enforced: Vec<Enforced>,
+}
+
+impl SelectedWorkload {
+    /// What the policy that it follows says about this workload.
+    pub fn policy<'a>(&self, policy: &'a Policy) -> Cow<'a, Policy> {
+        if self.enforced.is_empty() {
+            Cow::Borrowed(policy)
+        } else {
+            Cow::Owned(Policy { enforced: self.enforced.clone(), ..policy.clone() })
+        }
+    }
+}
+
+/// Why a workload is left alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// In one word.
+    pub by: HeldBy,
+    /// In words.
+    pub message: String,
+}
+
+/// What holds a workload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeldBy {
+    /// Its owner does not want it changed.
+    OptedOut,
+    /// An annotation cannot be read.
+    AnnotationInvalid,
+    /// The policy that an annotation chooses does not select it.
+    PolicyNotFound,
 }
 
 /// Which policy each workload follows. Policies that are invalid or out of scope select nothing.
@@ -27,56 +65,121 @@ pub struct Selection {
     pub refused_scope: BTreeMap<PolicyKey, String>,
 }
 
+/// A policy that may select.
+struct Candidate<'a> {
+    key: &'a PolicyKey,
+    policy: &'a Policy,
+    selector: &'a Selector,
+}
+
 impl Index {
     /// Assigns workloads to policies: the one with precedence takes it, the others get a conflict. A policy with mode
     /// `Disabled` takes part: with a high weight it keeps workloads out of the hands of a broader one.
     pub fn select(&self) -> Selection {
         let mut selection = Selection::default();
-        let mut policies: Vec<&PolicyEntry> = Vec::new();
+        let mut entries: Vec<&PolicyEntry> = Vec::new();
         for entry in self.policies.values() {
             if let Some(reason) = &entry.refused_scope {
                 selection.refused_scope.insert(entry.key.clone(), reason.clone());
             } else if entry.effective().is_some() {
                 selection.by_policy.insert(entry.key.clone(), Vec::new());
-                policies.push(entry);
+                entries.push(entry);
             }
         }
-        policies.sort_by_key(|entry| entry.precedence());
+        entries.sort_by_key(|entry| entry.precedence());
+        let candidates: Vec<Candidate<'_>> = entries
+            .into_iter()
+            .filter_map(|entry| {
+                let (policy, selector) = entry.effective()?;
+                Some(Candidate { key: &entry.key, policy, selector })
+            })
+            .collect();
         for (workload, pods) in &self.workloads {
-            let labels =
-                pods.first().and_then(|key| self.pods.get(key)).and_then(|pod| self.owners.labels(pod));
-            let mut matching =
-                policies.iter().filter(|entry| self.selects(entry, workload, labels)).map(|entry| &entry.key);
-            let Some(winner) = matching.next() else { continue };
-            for loser in matching {
-                let lost = (WorkloadRef::clone(workload), winner.clone());
-                selection.conflicts.entry(loser.clone()).or_default().push(lost);
-            }
-            let selected = SelectedWorkload {
-                workload: WorkloadRef::clone(workload),
-                pods: pods.iter().cloned().collect(),
-            };
-            selection.by_policy.entry(winner.clone()).or_default().push(selected);
+            let matching: Vec<(&Candidate<'_>, Vec<PodKey>)> = candidates
+                .iter()
+                .filter_map(|candidate| Some((candidate, self.selected_pods(candidate, workload, pods)?)))
+                .collect();
+            self.assign(workload, matching, &mut selection);
         }
         selection
     }
 
-    fn selects(
+    /// Gives a workload to one of the policies that select it, which come in order of precedence.
+    fn assign(
         &self,
-        entry: &PolicyEntry,
         workload: &WorkloadRef,
-        labels: Option<&BTreeMap<String, String>>,
-    ) -> bool {
-        let Some(selector) = entry.effective() else { return false };
-        let namespace_labels = self.namespaces.get(&workload.namespace);
-        let labels_match = || match (&selector.workloads, labels) {
-            (None, _) => true,
-            (Some(wanted), Some(labels)) => wanted.matches(labels),
-            // its controller was not seen yet
-            (Some(_), None) => false,
+        matching: Vec<(&Candidate<'_>, Vec<PodKey>)>,
+        selection: &mut Selection,
+    ) {
+        let Some((_, pods)) = matching.first() else { return };
+        let overrides = pods.first().and_then(|pod| self.overrides(pod)).cloned().unwrap_or_default();
+        let chosen = overrides.policy.as_ref().map(|choice| {
+            let named = || matching.iter().position(|(c, _)| choice.is(c.key));
+            let own =
+                |(c, _): &(&Candidate<'_>, _)| choice.is(c.key) && c.key.namespace == workload.namespace;
+            matching.iter().position(own).or_else(named).ok_or(choice)
+        });
+        let held = if overrides.opted_out {
+            Some((HeldBy::OptedOut, format!("annotation {} is \"false\"", super::OPTIMIZE)))
+        } else if let Some(problem) = overrides.problem {
+            Some((HeldBy::AnnotationInvalid, problem))
+        } else if let Some(Err(choice)) = &chosen {
+            let message =
+                format!("annotation {}: policy {choice} does not select this workload", super::POLICY);
+            Some((HeldBy::PolicyNotFound, message))
+        } else {
+            None
         };
-        (selector.kinds.is_empty() || selector.kinds.contains(&workload.kind))
-            && selects_namespace(selector, &entry.key.namespace, &workload.namespace, namespace_labels)
-            && labels_match()
+        let winner = chosen.and_then(Result::ok).unwrap_or(0);
+        let enforced = matching
+            .iter()
+            .enumerate()
+            .filter(|(i, (c, _))| *i != winner && c.selector.enforced)
+            .map(|(_, (c, _))| Enforced { policy: c.key.to_string(), bounds: c.policy.bounds })
+            .collect();
+        let Some(winning) = matching.get(winner).map(|(c, _)| c.key) else { return };
+        for (i, (candidate, pods)) in matching.into_iter().enumerate() {
+            if i == winner {
+                let selected = selection.by_policy.entry(candidate.key.clone()).or_default();
+                selected.push(SelectedWorkload {
+                    workload: workload.clone(),
+                    pods,
+                    held: held.as_ref().map(|(by, message)| Held { by: *by, message: message.clone() }),
+                    enforced: Vec::clone(&enforced),
+                });
+            } else {
+                let lost = (workload.clone(), winning.clone());
+                selection.conflicts.entry(candidate.key.clone()).or_default().push(lost);
+            }
+        }
+    }
+
+    /// The pods of a workload that a policy selects; `None` when it does not select the workload.
+    fn selected_pods(
+        &self,
+        candidate: &Candidate<'_>,
+        workload: &WorkloadRef,
+        pods: &std::collections::BTreeSet<PodKey>,
+    ) -> Option<Vec<PodKey>> {
+        let Candidate { key, selector, .. } = candidate;
+        let namespace_labels = self.namespaces.get(&workload.namespace);
+        if !(selector.kinds.is_empty() || selector.kinds.contains(&workload.kind))
+            || !selects_namespace(selector, &key.namespace, &workload.namespace, namespace_labels)
+        {
+            return None;
+        }
+        if let Some(wanted) = &selector.workloads {
+            // labels are not known while the controller was not seen
+            let labels = self.owners.labels(self.pods.get(pods.first()?)?)?;
+            if !wanted.matches(labels) {
+                return None;
+            }
+        }
+        let matches = |pod: &&PodKey| {
+            let Some(wanted) = &selector.pods else { return true };
+            self.pods.get(*pod).is_some_and(|record| wanted.matches(&record.labels))
+        };
+        let selected: Vec<PodKey> = pods.iter().filter(matches).cloned().collect();
+        (!selected.is_empty()).then_some(selected)
     }
 }
