@@ -1,15 +1,21 @@
 #![doc = include_str!("../README.md")]
 
+pub mod adaptive;
 pub mod decide;
+pub mod expression;
 pub mod frame;
 pub mod histogram;
 pub mod ident;
 pub mod ledger;
+pub mod peaks;
 pub mod policy;
 pub mod progress;
 pub mod quantity;
 pub mod recommend;
+pub mod replay;
 pub mod resources;
 pub mod sample;
+pub mod startup;
 pub mod store;
+pub mod threshold;
 pub mod time;

@@ -1,5 +1,7 @@
 #![doc = include_str!("../README.md")]
 
+#[cfg(feature = "backtest")]
+pub mod backtest;
 pub mod base_images;
 pub mod cache;
 pub mod command;

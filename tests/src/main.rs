@@ -63,6 +63,9 @@ enum Commands {
     Demo(demo::Options),
     /// Run every test: format, lints, unit, property, wire, chart, control plane, real node, demo.
     Test(suite::Options),
+    /// Compare sizing systems on recorded usage; `cargo lab backtest --help` shows its options.
+    #[command(disable_help_flag = true)]
+    Backtest(Passed),
     /// Download and build everything that `up` needs.
     Prepare,
     /// Start a control plane and its nodes, and wait until they are ready.
@@ -165,6 +168,7 @@ fn run(global: &Global, command: Commands) -> Result<ExitCode> {
             demo::run(name, &cache()?, &options, global.yes)
         }
         Commands::Test(options) => return suite::run(&cache()?, &options, global.yes),
+        Commands::Backtest(Passed { arguments }) => replace(&mut suite::parts::backtest(&arguments)),
         Commands::Prepare => prepare(&cache()?, global.yes),
         Commands::Up(options) => up(&instance()?, &cache()?, &options, global),
         Commands::Down => lifecycle::down(&instance()?),

@@ -61,7 +61,9 @@ impl Bench<'_> {
                 rustdoc.env("RUSTDOCFLAGS", "-D warnings");
                 single(rustdoc, count)
             }
-            Part::Unit => tests(self.cargo_test(&["--workspace"]), count),
+            Part::Unit => {
+                tests(self.cargo_test(&["--workspace", "--features", "optipod-tests/backtest"]), count)
+            }
             Part::Apiserver => self.apiserver(count),
             Part::Node => self.node(count),
             Part::Demo => self.demo(count),
@@ -134,6 +136,27 @@ impl Bench<'_> {
             (Err(error), Err(down)) => Err(error.context(format!("and the lab is not down: {down:#}"))),
         }
     }
+}
+
+/// The back-test, optimised: a program of its own, which is built with the product's strategies.
+pub fn backtest(arguments: &[String]) -> Command {
+    let mut run = command(
+        env::var_os("CARGO").unwrap_or_else(|| "cargo".into()),
+        [
+            "run",
+            "--quiet",
+            "--locked",
+            "--profile",
+            "lab",
+            "--package",
+            "optipod-tests",
+            "--features",
+            "backtest",
+        ],
+    );
+    run.arg("--manifest-path").arg(paths::workspace().join("Cargo.toml"));
+    run.args(["--bin", "backtest", "--"]).args(arguments);
+    run
 }
 
 fn cargo<const N: usize>(args: [&str; N]) -> Command {

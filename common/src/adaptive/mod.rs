@@ -1,0 +1,245 @@
+//! Adaptive: many small sizing rules run in the shadow, the one that would have cost least decides.
+//!
+//! Each minute every [`Expert`] is charged for what its size would have left idle, for what use exceeded it, and for its
+//! resizes; older minutes count less. The [`Objective`] is the price of missing size against idle size. This is the
+//! recommender of Autopilot (Rzadca et al., EuroSys 2020, section 3.2.3) over peaks instead of histograms.
+//!
+//! It decides on minute peaks ([`crate::peaks`]), the maximum over the pods. All arithmetic is in integers: the same
+//! minutes give the same size on every machine, and a state survives a checkpoint bit by bit.
+
+mod decay;
+mod experts;
+mod signals;
+mod tuning;
+
+use serde::{Deserialize, Serialize};
+
+use crate::peaks::{MINUTE, MinutePeaks};
+use crate::policy::Objective;
+use crate::resources::Resource;
+use crate::time::Timestamp;
+
+pub use experts::Expert;
+pub use signals::Signal;
+pub use tuning::{Size, Tuning, Tunings};
+
+use decay::Decay;
+use experts::{EXPERTS, MEMORY, Shadow, scaled, wanted};
+use signals::{FRACTION, Signals};
+
+/// Use that was throttled is taken for this much more, in 1/1000: demand is unknown, so the size probes upward by a
+/// constant factor each minute until nothing is throttled.
+const CENSORED: u64 = 1250;
+/// After an OOM kill the size is this much of the limit that was hit, in 1/1000.
+const AFTER_OOM: u64 = 1300;
+/// Largest value, in the series' unit: beyond it levels would not fit with their fraction.
+const MAX_VALUE: u64 = 1 << 44;
+
+/// State of one series (one resource of one container of a workload): about 2 KiB.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Adaptive {
+    sizes: Size,
+    /// Number of the newest minute since the Unix epoch.
+    newest: Option<i64>,
+    /// Minutes seen.
+    seen: u64,
+    signals: Signals,
+    shadows: Vec<Shadow>,
+    /// By objective: each has its own size, so that a policy may change its mind without learning anew.
+    savings: Governed,
+    balanced: Governed,
+    safe: Governed,
+}
+
+/// The size that is told, for one objective.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Governed {
+    /// Index of the expert.
+    expert: usize,
+    /// Level.
+    size: u64,
+    /// Minute of the last decrease.
+    lowered: Option<i64>,
+}
+
+/// A size and how it came about.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdaptiveTarget {
+    /// The size in the series' unit, rounded up.
+    pub value: u64,
+    /// The expert that is followed.
+    pub expert: Expert,
+    /// Minutes that were seen.
+    pub minutes: u64,
+    /// What each expert would have cost, cheapest first.
+    pub costs: Vec<ExpertCost>,
+}
+
+/// What following one expert would have cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExpertCost {
+    /// Which.
+    pub expert: Expert,
+    /// The size that it asks for now, in the series' unit.
+    pub size: u64,
+    /// Unit-minutes of idle size, with missing size and resizes at their price, halved each day; saturates.
+    pub cost: u64,
+}
+
+impl Adaptive {
+    /// A series without a past, to size the request of a resource.
+    pub fn new(resource: Resource) -> Self {
+        Self::sizing(resource.into())
+    }
+
+    /// A series without a past. A memory limit is moved far more carefully than a request.
+    pub fn sizing(sizes: Size) -> Self {
+        Self {
+            sizes,
+            newest: None,
+            seen: 0,
+            signals: Signals::default(),
+            shadows: vec![Shadow::default(); EXPERTS.len()],
+            savings: Governed::default(),
+            balanced: Governed::default(),
+            safe: Governed::default(),
+        }
+    }
+
+    /// What is sized.
+    pub const fn sizes(&self) -> Size {
+        self.sizes
+    }
+
+    /// The newest minute that was seen.
+    pub fn newest(&self) -> Option<Timestamp> {
+        self.newest.map(|minute| Timestamp::from_unix_seconds(minute.saturating_mul(60)))
+    }
+
+    /// Adds the peak of a minute. The newest minute may come again with a higher peak; older ones are ignored, see
+    /// [`Self::at`].
+    pub fn observe(&mut self, minute: Timestamp, peak: u64, censored: bool) {
+        self.observe_with(&Tunings::of(self.sizes), minute, peak, censored);
+    }
+
+    /// As [`Self::observe`], with other constants than the shipped ones: for sweeps.
+    pub fn observe_with(&mut self, tunings: &Tunings, minute: Timestamp, peak: u64, censored: bool) {
+        let number = minute.unix_micros().div_euclid(60_000_000);
+        let level = peak.min(MAX_VALUE) << FRACTION;
+        let level = if censored { scaled(level, CENSORED) } else { level };
+        let elapsed = match self.newest {
+            Some(newest) if number < newest => return,
+            Some(newest) => u32::try_from(number - newest).unwrap_or(u32::MAX),
+            None => 1,
+        };
+        if elapsed == 0 {
+            self.signals.raise(minute, level);
+        } else {
+            self.newest = Some(number);
+            self.seen = self.seen.saturating_add(1);
+            self.signals.observe(minute, level, elapsed);
+            let wanted = wanted(&self.signals, minute);
+            let decay = Decay::over(elapsed, MEMORY);
+            for (shadow, wanted) in self.shadows.iter_mut().zip(wanted) {
+                shadow.observe(level, wanted, decay);
+            }
+        }
+        let shadows = &self.shadows;
+        self.savings.follow(&tunings.savings, shadows, level, number);
+        self.balanced.follow(&tunings.balanced, shadows, level, number);
+        self.safe.follow(&tunings.safe, shadows, level, number);
+    }
+
+    /// A container was killed at this memory limit: what it needs is above.
+    pub fn oom(&mut self, minute: Timestamp, limit: u64) {
+        let needed = scaled(limit.min(MAX_VALUE), AFTER_OOM);
+        self.observe(minute, needed, false);
+        for governed in [&mut self.savings, &mut self.balanced, &mut self.safe] {
+            governed.size = governed.size.max(needed << FRACTION);
+        }
+    }
+
+    /// Adds the minutes of the ring that are new and end before `up_to`.
+    pub fn settle(&mut self, peaks: &MinutePeaks, up_to: Timestamp) {
+        let ring = peaks.minutes();
+        let end = ring.slot_of(up_to);
+        for (slot, peak) in ring.iter().filter(|(slot, _)| *slot < end) {
+            if self.newest.is_none_or(|newest| slot > newest) {
+                self.observe(ring.start_of(slot), peak.value, peak.censored);
+            }
+        }
+    }
+
+    /// The state as of `now`: `self` plus the minutes that the ring has beyond it. Keep `self` settled only as far as
+    /// frames can no longer come late, and the size does not depend on the order in which they came.
+    #[must_use]
+    pub fn at(&self, peaks: &MinutePeaks, now: Timestamp) -> Self {
+        let mut current = self.clone();
+        current.settle(peaks, now + MINUTE);
+        current
+    }
+
+    /// The size for an objective, rounded up to the series' unit; `None` before the first minute.
+    pub fn size(&self, objective: Objective) -> Option<u64> {
+        self.newest.map(|_| units(self.governed(objective).size))
+    }
+
+    /// The size for an objective and why; `None` before the first minute.
+    pub fn target(&self, objective: Objective) -> Option<AdaptiveTarget> {
+        let governed = self.governed(objective);
+        let tunings = Tunings::of(self.sizes);
+        let tuning = tunings.get(objective);
+        let expert = *EXPERTS.get(governed.expert)?;
+        let cost = |shadow: &Shadow| u64::try_from(shadow.cost(tuning) >> FRACTION).unwrap_or(u64::MAX);
+        let mut costs: Vec<ExpertCost> = EXPERTS
+            .iter()
+            .zip(&self.shadows)
+            .map(|(expert, shadow)| ExpertCost {
+                expert: *expert,
+                size: units(shadow.size),
+                cost: cost(shadow),
+            })
+            .collect();
+        costs.sort_by_key(|entry| entry.cost);
+        Some(AdaptiveTarget { value: self.size(objective)?, expert, minutes: self.seen, costs })
+    }
+
+    const fn governed(&self, objective: Objective) -> &Governed {
+        match objective {
+            Objective::Savings => &self.savings,
+            Objective::Balanced => &self.balanced,
+            Objective::Safe => &self.safe,
+        }
+    }
+}
+
+impl Governed {
+    /// Chooses an expert and moves the size towards what it asks for: up at once, down calmly.
+    fn follow(&mut self, tuning: &Tuning, shadows: &[Shadow], level: u64, minute: i64) {
+        let kept = shadows.get(self.expert).map(|shadow| (self.expert, shadow, shadow.cost(tuning)));
+        let priced = shadows.iter().enumerate().map(|(index, shadow)| (index, shadow, shadow.cost(tuning)));
+        let cheapest = priced.min_by_key(|(_, _, cost)| *cost);
+        let (Some(kept), Some(cheapest)) = (kept, cheapest) else { return };
+        let worth_it = cheapest.2 + cheapest.2 * u128::from(tuning.switch) / 1000 < kept.2;
+        let (expert, shadow, _) = if worth_it { cheapest } else { kept };
+        self.expert = expert;
+        let urgent = level > scaled(self.size, u64::from(tuning.trigger));
+        let burst = if urgent { scaled(level, 1000 + u64::from(tuning.burst)) } else { 0 };
+        let wanted = shadow.size.max(burst);
+        let cooled = self.lowered.is_none_or(|at| minute - at >= i64::from(tuning.cooldown));
+        if wanted > scaled(self.size, 1000 + u64::from(tuning.dead_up)) {
+            self.size = wanted;
+        } else if cooled && wanted < scaled(self.size, 1000 - u64::from(tuning.dead_down)) {
+            self.size = wanted;
+            self.lowered = Some(minute);
+        }
+    }
+}
+
+/// A level in the series' unit, rounded up.
+const fn units(level: u64) -> u64 {
+    level.div_ceil(1 << FRACTION)
+}
+
+#[cfg(test)]
+mod tests;

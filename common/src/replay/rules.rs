@@ -1,0 +1,186 @@
+//! The strategies of a policy as rules that can be replayed.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use super::{Observation, Rule};
+use crate::adaptive::{Adaptive, Size, Tunings};
+use crate::policy::{Factor, Objective, Percentile, ThresholdParams};
+use crate::resources::Resource;
+use crate::threshold::{ThresholdVerdict, threshold};
+use crate::time::Timestamp;
+
+/// How a kill of a container raises the size at once, in 1/1000 of the limit.
+const AFTER_OOM: u64 = 1200;
+
+/// `strategy: Adaptive` at one decision a minute, and at once for use above the size.
+#[derive(Clone, Debug)]
+pub struct AdaptiveRule {
+    state: Adaptive,
+    objective: Objective,
+    tunings: Tunings,
+    /// Size told last.
+    told: Option<u64>,
+    /// Highest use of the minute so far, and which minute it is.
+    minute: Option<(i64, u64)>,
+}
+
+impl AdaptiveRule {
+    /// As shipped.
+    pub fn new(size: Size, objective: Objective) -> Self {
+        Self::tuned(size, objective, Tunings::of(size))
+    }
+
+    /// With other constants, for sweeps.
+    pub fn tuned(size: Size, objective: Objective, tunings: Tunings) -> Self {
+        Self { state: Adaptive::sizing(size), objective, tunings, told: None, minute: None }
+    }
+
+    fn close(&mut self, minute: i64, peak: u64) {
+        let at = Timestamp::from_unix_seconds(minute.saturating_mul(60));
+        self.state.observe_with(&self.tunings, at, peak, false);
+    }
+}
+
+impl Rule for AdaptiveRule {
+    fn observe(&mut self, seen: &Observation) -> Option<u64> {
+        // the sample belongs to the minute in which it started
+        let minute = (seen.at - seen.step).unix_micros().div_euclid(60_000_000);
+        let used = if seen.oom { 0 } else { seen.used };
+        let peak = match self.minute {
+            Some((open, peak)) if open == minute => peak.max(used),
+            _ => used,
+        };
+        self.minute = Some((minute, peak));
+        let ends = seen.at.unix_micros().rem_euclid(60_000_000) == 0 || seen.step >= Duration::from_secs(60);
+        let at = Timestamp::from_unix_seconds(minute.saturating_mul(60));
+        if seen.oom {
+            self.state.oom(at, seen.size);
+        } else if ends || seen.used > seen.size {
+            self.close(minute, peak);
+        }
+        let size = self.state.size(self.objective)?;
+        let changed = self.told != Some(size) || size != seen.size;
+        self.told = Some(size);
+        changed.then_some(size)
+    }
+}
+
+/// `strategy: Percentile` over a rolling window.
+#[derive(Clone, Debug)]
+pub struct PercentileRule {
+    percentile: Percentile,
+    factor: Factor,
+    window: Duration,
+    /// Memory is not recommended below the highest peak of the window.
+    peak_floor: bool,
+    interval: Duration,
+    decided: Option<Timestamp>,
+    samples: VecDeque<(Timestamp, u64)>,
+    counts: BTreeMap<u64, u64>,
+    sum: u128,
+}
+
+impl PercentileRule {
+    /// `interval` is the time between two decisions.
+    pub const fn new(
+        resource: Resource,
+        percentile: Percentile,
+        factor: Factor,
+        window: Duration,
+        interval: Duration,
+    ) -> Self {
+        Self {
+            percentile,
+            factor,
+            window,
+            peak_floor: matches!(resource, Resource::Memory),
+            interval,
+            decided: None,
+            samples: VecDeque::new(),
+            counts: BTreeMap::new(),
+            sum: 0,
+        }
+    }
+
+    fn add(&mut self, at: Timestamp, used: u64) {
+        self.samples.push_back((at, used));
+        *self.counts.entry(used).or_default() += 1;
+        self.sum += u128::from(used);
+        while let Some(&(oldest, value)) = self.samples.front().filter(|(t, _)| *t + self.window < at) {
+            self.samples.pop_front();
+            self.sum -= u128::from(value);
+            if let Some(count) = self.counts.get_mut(&value) {
+                *count -= 1;
+                if *count == 0 {
+                    self.counts.remove(&value);
+                }
+            }
+            debug_assert!(oldest < at, "samples come in order");
+        }
+    }
+
+    fn size(&self) -> Option<u64> {
+        let total = self.samples.len() as u64;
+        let wanted = (total * u64::from(self.percentile.permyriad())).div_ceil(10_000).max(1);
+        let mut seen = 0;
+        let quantile = self.counts.iter().find(|(_, count)| {
+            seen += **count;
+            seen >= wanted
+        });
+        let (highest, _) = self.counts.last_key_value()?;
+        let mean = u64::try_from(self.sum.div_ceil(u128::from(total.max(1)))).unwrap_or(u64::MAX);
+        let size = self.factor.times(*quantile?.0).max(mean);
+        Some(if self.peak_floor { size.max(*highest) } else { size })
+    }
+}
+
+impl Rule for PercentileRule {
+    fn observe(&mut self, seen: &Observation) -> Option<u64> {
+        self.add(seen.at, seen.used);
+        if seen.oom {
+            return Some(grown(seen.size).max(self.size().unwrap_or(0)));
+        }
+        if self.decided.is_some_and(|last| seen.at.since(last) < self.interval) {
+            return None;
+        }
+        self.decided = Some(seen.at);
+        self.size()
+    }
+}
+
+/// `strategy: Threshold`: looks at each sample.
+#[derive(Clone, Debug)]
+pub struct ThresholdRule {
+    params: ThresholdParams,
+    floor: u64,
+    resized: Option<Timestamp>,
+    /// Size at the sample before.
+    size: Option<u64>,
+}
+
+impl ThresholdRule {
+    /// `floor` is the smallest size, in the unit of the trace.
+    pub const fn new(params: ThresholdParams, floor: u64) -> Self {
+        Self { params, floor, resized: None, size: None }
+    }
+}
+
+impl Rule for ThresholdRule {
+    fn observe(&mut self, seen: &Observation) -> Option<u64> {
+        if self.size.is_some_and(|size| size != seen.size) {
+            self.resized = Some(seen.at);
+        }
+        self.size = Some(seen.size);
+        let since = self.resized.map(|at| seen.at.since(at));
+        match threshold(&self.params, seen.used, seen.size, self.floor, since) {
+            ThresholdVerdict::Up(size) | ThresholdVerdict::Down(size) => Some(size),
+            ThresholdVerdict::Cooling(_) | ThresholdVerdict::Keep if seen.oom => Some(grown(seen.size)),
+            ThresholdVerdict::Cooling(_) | ThresholdVerdict::Keep => None,
+        }
+    }
+}
+
+fn grown(size: u64) -> u64 {
+    u64::try_from((u128::from(size) * u128::from(AFTER_OOM)).div_ceil(1000)).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,73 @@
+//! The back-test: sizing systems against recorded usage, ours beside the best known ones.
+//!
+//! Protocol, bars and results are in `tests/BACKTEST.md`. [`optipod_common::replay`] replays a rule causally; here are
+//! the opponents ([`opponents`]), the traces, the statistics and the report.
+
+pub mod bars;
+pub mod closed_loop;
+pub mod opponents;
+pub mod protocol;
+pub mod report;
+pub mod statistics;
+pub mod sweep;
+pub mod systems;
+pub mod trace;
+
+use std::{path::PathBuf, time::Instant};
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::paths;
+use protocol::Half;
+
+/// What the command line says.
+#[derive(Debug, Clone, Args)]
+pub struct Options {
+    /// Folder with `<set>.csv.gz` files of the columns series, t_seconds, cpu_cores, memory_mib. Without it only the
+    /// recordings that ship with the project are used.
+    #[arg(long, value_name = "FOLDER")]
+    pub traces: Option<PathBuf>,
+    /// Only these sets.
+    #[arg(long, value_delimiter = ',', value_name = "NAME")]
+    pub set: Vec<String>,
+    /// Print JSON instead of tables.
+    #[arg(long)]
+    pub json: bool,
+    /// Which half of the series counts: constants were chosen on `tune`, results are told of `test`.
+    #[arg(long, value_enum, default_value_t = Half::Test)]
+    pub half: Half,
+    /// Sweep Adaptive's constants over the tune half instead, and print what each costs.
+    #[arg(long, conflicts_with_all = ["json", "half"])]
+    pub sweep: bool,
+}
+
+/// Runs the back-test and prints its result.
+pub fn run(options: &Options) -> Result<()> {
+    let began = Instant::now();
+    let shipped = paths::workspace().join("tests/data/traces");
+    let sets = trace::read_sets(options.traces.as_deref(), &shipped, &options.set)?;
+    if options.sweep {
+        sweep::run(&sets);
+        return Ok(());
+    }
+    let chosen = protocol::choose(&sets, options.half);
+    let systems = systems::all();
+    let mut report = protocol::run(&chosen, &systems);
+    report.systems.extend(closed_loop::run(&shipped, &chosen, &systems)?);
+    if options.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+        return Ok(());
+    }
+    let series: usize = chosen.iter().map(|set| set.series.len()).sum();
+    if options.traces.is_none() {
+        println!(
+            "Only the project's own recordings: an hour of six workloads. Real results need `--traces FOLDER`.\n"
+        );
+    }
+    report::print(&report);
+    bars::print(&report);
+    let took = began.elapsed().as_secs_f64();
+    println!("\n{series} series in {took:.1} s ({:.3} s per series)", took / series.max(1) as f64);
+    Ok(())
+}

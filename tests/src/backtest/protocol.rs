@@ -1,0 +1,146 @@
+//! The protocol: which series count, how each system is carried out, what is measured.
+
+use clap::ValueEnum;
+use optipod_common::{
+    adaptive::Size,
+    replay::{Outcome, Replayed, replay},
+    resources::Resource,
+};
+use rayon::prelude::*;
+use serde::Serialize;
+
+use super::{
+    report::{Report, SystemReport},
+    statistics::{Metrics, PerSet, Seeded, intervals, means},
+    systems::{Contender, System, label},
+    trace::{Series, Set},
+};
+
+/// Declared size: typical over-provisioning is twice the peak.
+const DECLARED: u64 = 2;
+/// Part of a series that is not scored: one in this many samples, from the beginning.
+pub const UNSCORED: usize = 10;
+/// Splits the series of each set; another seed would be another experiment.
+const SPLIT_SEED: u64 = 42;
+
+/// Which series count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Half {
+    /// Those that constants were chosen on.
+    Tune,
+    /// The held-out ones.
+    Test,
+    /// Both.
+    All,
+}
+
+/// The series of a half; a resource with a single series in a set is in both halves.
+pub fn choose(sets: &[Set], half: Half) -> Vec<Set> {
+    sets.iter()
+        .map(|set| {
+            let of = |resource| {
+                let all: Vec<&Series> = set.series.iter().filter(|s| s.resource == resource).collect();
+                half_of(&all, half)
+            };
+            let series = of(Resource::Cpu).into_iter().chain(of(Resource::Memory)).cloned().collect();
+            Set { name: set.name.clone(), series }
+        })
+        .collect()
+}
+
+fn half_of<'a>(all: &[&'a Series], half: Half) -> Vec<&'a Series> {
+    if half == Half::All || all.len() < 2 {
+        return all.to_vec();
+    }
+    let mut shuffled = all.to_vec();
+    Seeded::new(SPLIT_SEED).shuffle(&mut shuffled);
+    let (tune, test) = shuffled.split_at(all.len() / 2);
+    let mut chosen = if half == Half::Tune { tune.to_vec() } else { test.to_vec() };
+    chosen.sort_by(|a, b| a.name.cmp(&b.name));
+    chosen
+}
+
+/// Replays one system over one series.
+pub fn replayed(system: &System, series: &Series) -> Replayed {
+    let peak = series.trace.peak();
+    let declared = peak.saturating_mul(DECLARED);
+    match (system.make)(series.resource, declared, peak) {
+        Contender::Rule { start, actuator, mut rule } => replay(&series.trace, start, &actuator, &mut rule),
+        Contender::Hindsight => super::opponents::oracle(&series.trace),
+    }
+}
+
+/// What one system makes of one series.
+pub fn score(system: &System, series: &Series) -> Metrics {
+    let skip = series.trace.samples.len() / UNSCORED;
+    Metrics::of(&Outcome::of(&series.trace, &replayed(system, series), skip))
+}
+
+/// Runs every system over every series of its resource.
+pub fn run(sets: &[Set], systems: &[System]) -> Report {
+    let measured: Vec<(&System, PerSet)> =
+        systems.iter().map(|system| (system, measure(system, sets))).collect();
+    let reports = measured
+        .iter()
+        .map(|(system, measured_one)| {
+            let opponents = measured.iter().filter(|(other, _)| {
+                system.objective.is_some() && other.objective.is_none() && other.resource == system.resource
+            });
+            let opponents = opponents.map(|(other, theirs)| (other.name.as_str(), theirs));
+            let label = label(&system.name, system.resource, system.objective);
+            SystemReport::new(label, &means(measured_one), intervals(measured_one, opponents), measured_one)
+        })
+        .collect();
+    Report { sets: sets.iter().map(|set| set.name.clone()).collect(), systems: reports }
+}
+
+/// Metrics of each series, by set; sets without series of the resource are left out.
+pub fn measure(system: &System, sets: &[Set]) -> PerSet {
+    sets.iter()
+        .filter_map(|set| {
+            let series: Vec<&Series> =
+                set.series.iter().filter(|series| series.resource == system.resource.measured()).collect();
+            let metrics: Vec<Metrics> = series.par_iter().map(|series| score(system, series)).collect();
+            (!metrics.is_empty()).then(|| (set.name.clone(), metrics))
+        })
+        .collect()
+}
+
+/// What is sized.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub enum Sized {
+    /// CPU request.
+    #[serde(rename = "cpu")]
+    Cpu,
+    /// Memory, request and limit as one.
+    #[serde(rename = "memory")]
+    Memory,
+    /// Memory request; the limit stays where it was declared.
+    #[serde(rename = "memory-request")]
+    MemoryRequest,
+    /// CPU limit in 100 ms periods, closed loop.
+    #[serde(rename = "cpu-limit")]
+    CpuLimit,
+    /// Memory requests of the containers of a node, closed loop.
+    #[serde(rename = "memory-node")]
+    MemoryNode,
+}
+
+impl Sized {
+    /// As Adaptive names it.
+    pub const fn size(self) -> Size {
+        match self {
+            Self::Cpu | Self::CpuLimit => Size::CpuRequest,
+            Self::MemoryRequest | Self::MemoryNode => Size::MemoryRequest,
+            Self::Memory => Size::MemoryLimit,
+        }
+    }
+
+    /// Which use is replayed.
+    pub const fn measured(self) -> Resource {
+        match self {
+            Self::Cpu | Self::CpuLimit => Resource::Cpu,
+            Self::Memory | Self::MemoryRequest | Self::MemoryNode => Resource::Memory,
+        }
+    }
+}

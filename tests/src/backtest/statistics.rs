@@ -1,0 +1,229 @@
+//! Means over sets and their bootstrap intervals.
+
+use std::collections::BTreeMap;
+
+use optipod_common::replay::Outcome;
+use serde::Serialize;
+
+/// Resamplings of a bootstrap.
+const RESAMPLES: usize = 2000;
+const BOOTSTRAP_SEED: u64 = 7;
+
+/// What is measured of one series, or a mean of it. Shares are in percent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Metrics {
+    /// Mean size, in percent of the highest use.
+    pub alloc: f64,
+    /// Use above the size, in percent of use.
+    pub excess: f64,
+    /// Time with use above the size.
+    pub under: f64,
+    /// Size that was not used.
+    pub waste: f64,
+    /// OOM kills a day.
+    pub oom_per_container_day: f64,
+    /// Containers with an OOM kill.
+    pub containers_with_oom: f64,
+    /// Resizes a day.
+    pub resizes_per_day: f64,
+}
+
+impl Metrics {
+    /// Of one series.
+    pub fn of(outcome: &Outcome) -> Self {
+        Self {
+            alloc: outcome.allocation() * 100.0,
+            excess: outcome.excess() * 100.0,
+            under: outcome.under() * 100.0,
+            waste: outcome.waste() * 100.0,
+            oom_per_container_day: outcome.oom_per_day(),
+            containers_with_oom: if outcome.oom_kills > 0 { 100.0 } else { 0.0 },
+            resizes_per_day: outcome.resizes_per_day(),
+        }
+    }
+
+    /// Name and value of each metric, as in the JSON.
+    pub const fn named(&self) -> [(&'static str, f64); 7] {
+        [
+            ("alloc", self.alloc),
+            ("excess", self.excess),
+            ("under", self.under),
+            ("waste", self.waste),
+            ("oom_per_container_day", self.oom_per_container_day),
+            ("containers_with_oom", self.containers_with_oom),
+            ("resizes_per_day", self.resizes_per_day),
+        ]
+    }
+
+    fn combined(self, other: Self, with: impl Fn(f64, f64) -> f64) -> Self {
+        Self {
+            alloc: with(self.alloc, other.alloc),
+            excess: with(self.excess, other.excess),
+            under: with(self.under, other.under),
+            waste: with(self.waste, other.waste),
+            oom_per_container_day: with(self.oom_per_container_day, other.oom_per_container_day),
+            containers_with_oom: with(self.containers_with_oom, other.containers_with_oom),
+            resizes_per_day: with(self.resizes_per_day, other.resizes_per_day),
+        }
+    }
+}
+
+/// Metrics of each series, by set.
+pub type PerSet = BTreeMap<String, Vec<Metrics>>;
+
+/// Mean of many.
+pub fn mean<'a>(all: impl IntoIterator<Item = &'a Metrics>) -> Metrics {
+    let (mut sum, mut count) = (Metrics::default(), 0.0_f64);
+    for metrics in all {
+        sum = sum.combined(*metrics, |a, b| a + b);
+        count += 1.0;
+    }
+    sum.combined(sum, |value, _| value / count.max(1.0))
+}
+
+/// Mean of each set, then of the sets.
+pub fn means(sets: &PerSet) -> Metrics {
+    let of_sets: Vec<Metrics> = sets.values().map(mean).collect();
+    mean(&of_sets)
+}
+
+/// Lower and upper end of a 95 % interval.
+pub type Interval = [f64; 2];
+
+/// Bootstrap intervals of a system.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Intervals {
+    /// Of its means.
+    #[serde(flatten)]
+    pub own: BTreeMap<&'static str, Interval>,
+    /// Of the difference to each opponent on the same series (ours minus theirs).
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub minus: BTreeMap<String, BTreeMap<&'static str, Interval>>,
+    /// Of `alloc` and `excess` divided by the opponent's.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub ratio: BTreeMap<String, BTreeMap<&'static str, Interval>>,
+}
+
+/// Resamples the series within each set; a system and its opponents are resampled alike.
+pub fn intervals<'a>(ours: &PerSet, opponents: impl Iterator<Item = (&'a str, &'a PerSet)>) -> Intervals {
+    let samples = resampled(ours);
+    let mut result = Intervals { own: spread(&samples, |m| *m), ..Intervals::default() };
+    for (name, theirs) in opponents {
+        let theirs = resampled(theirs);
+        let paired: Vec<(Metrics, Metrics)> = samples.iter().copied().zip(theirs).collect();
+        result.minus.insert(name.to_owned(), spread(&paired, |(a, b)| a.combined(*b, |x, y| x - y)));
+        let divided = |x: f64, y: f64| {
+            if y > 0.0 {
+                x / y
+            } else if x > 0.0 {
+                f64::MAX
+            } else {
+                1.0
+            }
+        };
+        result.ratio.insert(name.to_owned(), spread(&paired, |(a, b)| a.combined(*b, divided)));
+    }
+    result
+}
+
+fn resampled(sets: &PerSet) -> Vec<Metrics> {
+    let mut random = Seeded::new(BOOTSTRAP_SEED);
+    let mut draw = || {
+        let of_sets: Vec<Metrics> = sets
+            .values()
+            .map(|series| mean((0..series.len()).filter_map(|_| series.get(random.below(series.len())))))
+            .collect();
+        mean(&of_sets)
+    };
+    (0..RESAMPLES).map(|_| draw()).collect()
+}
+
+fn spread<T>(samples: &[T], metrics: impl Fn(&T) -> Metrics) -> BTreeMap<&'static str, Interval> {
+    let mut values: BTreeMap<&'static str, Vec<f64>> = BTreeMap::new();
+    for sample in samples {
+        for (name, value) in metrics(sample).named() {
+            values.entry(name).or_default().push(value);
+        }
+    }
+    let ends = |mut values: Vec<f64>| {
+        values.sort_by(f64::total_cmp);
+        let at = |share: usize| values.get((values.len() - 1) * share / 1000).copied().unwrap_or(0.0);
+        [at(25), at(975)]
+    };
+    values.into_iter().map(|(name, values)| (name, ends(values))).collect()
+}
+
+/// SplitMix64: the same numbers on every machine and in every version.
+#[derive(Debug, Clone)]
+pub struct Seeded(u64);
+
+impl Seeded {
+    /// From a seed.
+    pub const fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// 64 random bits.
+    pub const fn bits(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    /// Below `end`; 0 when `end` is 0.
+    pub fn below(&mut self, end: usize) -> usize {
+        let wide = u128::from(self.bits()) * (end as u128);
+        usize::try_from(wide >> 64).unwrap_or(0)
+    }
+
+    /// Fisher-Yates.
+    pub fn shuffle<T>(&mut self, items: &mut [T]) {
+        for last in (1..items.len()).rev() {
+            items.swap(last, self.below(last + 1));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn metrics(alloc: f64) -> Metrics {
+        Metrics { alloc, ..Metrics::default() }
+    }
+
+    #[test]
+    fn small_sets_weigh_as_much_as_large_ones() {
+        let sets = PerSet::from([
+            ("a".to_owned(), vec![metrics(10.0)]),
+            ("b".to_owned(), vec![metrics(20.0), metrics(40.0), metrics(30.0)]),
+        ]);
+        assert!((means(&sets).alloc - 20.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_paired_difference_is_tighter_than_the_means() {
+        let of = |plus: f64| (0..40).map(|n| metrics(f64::from(n) + plus)).collect::<Vec<_>>();
+        let (ours, theirs) =
+            (PerSet::from([("a".to_owned(), of(0.0))]), PerSet::from([("a".to_owned(), of(1.0))]));
+        let intervals = intervals(&ours, std::iter::once(("b", &theirs)));
+        let [low, high] = intervals.own["alloc"];
+        assert!(low < 19.5 && high > 19.5 && high - low > 2.0, "{low}..{high}");
+        let [low, high] = intervals.minus["b"]["alloc"];
+        assert!((low + 1.0).abs() < 1e-9 && (high + 1.0).abs() < 1e-9, "{low}..{high}");
+    }
+
+    #[test]
+    fn a_shuffle_is_a_permutation_and_repeats() {
+        let shuffled = || {
+            let mut items: Vec<u32> = (0..50).collect();
+            Seeded::new(1).shuffle(&mut items);
+            items
+        };
+        let mut sorted = shuffled();
+        assert_eq!(sorted, shuffled());
+        sorted.sort_unstable();
+        assert_eq!(sorted, (0..50).collect::<Vec<_>>());
+    }
+}

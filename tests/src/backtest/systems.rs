@@ -1,0 +1,162 @@
+//! All systems with their actuators: how often they look, how long a change takes, which changes they leave out.
+
+use std::time::Duration;
+
+use optipod_common::{
+    policy::{Objective, ThresholdParams},
+    replay::{Actuator, AdaptiveRule, Limit, Observation, Rule, ThresholdRule},
+    resources::Resource,
+};
+
+use super::{
+    opponents::{Autopilot, DecayedPercentile, Krr, NSigma, PeakHold, Static, VpaRule},
+    protocol::Sized,
+};
+
+/// A system, ready for a series.
+pub enum Contender {
+    /// A rule under replay.
+    Rule {
+        /// Size at the beginning.
+        start: u64,
+        /// How changes are carried out.
+        actuator: Actuator,
+        /// The rule.
+        rule: Boxed,
+    },
+    /// Knows the future.
+    Hindsight,
+}
+
+/// Any rule.
+pub struct Boxed(Box<dyn Rule>);
+
+impl Rule for Boxed {
+    fn observe(&mut self, seen: &Observation) -> Option<u64> {
+        self.0.observe(seen)
+    }
+}
+
+/// Makes a system for (resource, declared size, highest use).
+type Make = Box<dyn Fn(Resource, u64, u64) -> Contender + Sync + Send>;
+
+/// What a row of the table is called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Label {
+    /// Name of the system.
+    pub name: String,
+    /// What it sizes.
+    pub resource: Sized,
+    /// Ours only.
+    pub objective: Option<Objective>,
+}
+
+/// See [`Label`].
+pub fn label(name: &str, resource: Sized, objective: Option<Objective>) -> Label {
+    Label { name: name.to_owned(), resource, objective }
+}
+
+/// One row of the table.
+pub struct System {
+    /// Its name.
+    pub name: String,
+    /// What it sizes.
+    pub resource: Sized,
+    /// Ours only.
+    pub objective: Option<Objective>,
+    /// See [`Contender`].
+    pub make: Make,
+}
+
+/// Our lag: the stream, the decision and `pods/resize` take less than two seconds.
+const OURS: Duration = Duration::from_secs(2);
+/// What others leave out: decreases below 10 %, increases below 5 %.
+const DEAD: (u32, u32) = (50, 100);
+
+fn actuator(lag: u64, (dead_up, dead_down): (u32, u32), sized: Sized) -> Actuator {
+    let limit = if sized == Sized::Memory { Limit::Follows } else { Limit::Apart };
+    let guarded = sized == Sized::Memory;
+    Actuator { lag: Duration::from_secs(lag), dead_up, dead_down, minimum: 1, limit, guarded }
+}
+
+fn opponent<R: Rule + 'static>(
+    name: &str,
+    sized: Sized,
+    lag: u64,
+    dead: (u32, u32),
+    rule: impl Fn(Resource, u64) -> R + Sync + Send + 'static,
+) -> System {
+    let actuator = actuator(lag, dead, sized);
+    let make = move |resource, declared, _| Contender::Rule {
+        start: declared,
+        actuator,
+        rule: Boxed(Box::new(rule(resource, declared))),
+    };
+    System { name: name.to_owned(), resource: sized, objective: None, make: Box::new(make) }
+}
+
+fn opponents(sized: Sized) -> Vec<System> {
+    let threshold = || ThresholdRule::new(ThresholdParams::default(), 0);
+    let fixed = System {
+        name: "static-peak".to_owned(),
+        resource: sized,
+        objective: None,
+        make: Box::new(move |_, _, peak| Contender::Rule {
+            start: peak,
+            actuator: actuator(0, (0, 0), sized),
+            rule: Boxed(Box::new(Static)),
+        }),
+    };
+    let oracle = System {
+        name: "oracle-1h".to_owned(),
+        resource: sized,
+        objective: None,
+        make: Box::new(|_, _, _| Contender::Hindsight),
+    };
+    vec![
+        opponent("vpa", sized, 120, (0, 0), |resource, _| VpaRule::new(resource)),
+        opponent("vpa-no-minimum", sized, 120, (0, 0), |resource, _| VpaRule::without_minimum(resource)),
+        opponent("peak-hold-4h", sized, 2, (20, 300), |_, _| PeakHold::new(4.0)),
+        opponent("peak-hold-6h", sized, 2, (20, 300), |_, _| PeakHold::new(6.0)),
+        opponent("autopilot", sized, 60, DEAD, Autopilot::new),
+        opponent("krr", sized, 0, DEAD, Krr::new),
+        opponent("crane", sized, 60, DEAD, DecayedPercentile::crane),
+        opponent("koordinator", sized, 60, DEAD, DecayedPercentile::koordinator),
+        opponent("n-sigma", sized, 60, DEAD, |_, _| NSigma::default()),
+        opponent("threshold", sized, 5, (0, 0), move |_, _| threshold()),
+        opponent("declared", sized, 0, (0, 0), |_, _| Static),
+        fixed,
+        oracle,
+    ]
+}
+
+/// Adaptive as shipped, for one objective.
+pub fn adaptive(sized: Sized, objective: Objective) -> System {
+    with_rule("adaptive", sized, objective, move || AdaptiveRule::new(sized.size(), objective))
+}
+
+/// Any rule of ours.
+pub fn with_rule<R: Rule + 'static>(
+    name: &str,
+    sized: Sized,
+    objective: Objective,
+    rule: impl Fn() -> R + Sync + Send + 'static,
+) -> System {
+    let mut actuator = actuator(0, (0, 0), sized);
+    actuator.lag = OURS;
+    let make =
+        move |_, declared, _| Contender::Rule { start: declared, actuator, rule: Boxed(Box::new(rule())) };
+    System { name: name.to_owned(), resource: sized, objective: Some(objective), make: Box::new(make) }
+}
+
+/// Every system that is replayed.
+pub fn all() -> Vec<System> {
+    let mut systems = Vec::new();
+    for sized in [Sized::Cpu, Sized::MemoryRequest, Sized::Memory] {
+        for objective in [Objective::Savings, Objective::Balanced, Objective::Safe] {
+            systems.push(adaptive(sized, objective));
+        }
+        systems.extend(opponents(sized));
+    }
+    systems
+}
