@@ -123,7 +123,9 @@ pub struct ResizeCondition {
 }
 
 /// What is known about a pod when it is decided on. Written by the coordinator's index from the API server's objects.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A fact that nobody observed has its default, and the guard that reads it stays silent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
 #[allow(clippy::struct_excessive_bools, reason = "independent facts of one pod, each read by its own guard")]
 pub struct PodFacts {
     /// `metadata.uid`: fences every write.
@@ -138,8 +140,18 @@ pub struct PodFacts {
     pub generation: i64,
     /// `status.observedGeneration`.
     pub observed_generation: Option<i64>,
+    /// Which template it came from: label `pod-template-hash` or `controller-revision-hash`; empty without.
+    pub revision: String,
+    /// `status.qosClass`: fixed when the pod was created; `None` before the kubelet wrote it.
+    pub qos: Option<QosClass>,
     /// `status.phase` is `Running`.
     pub running: bool,
+    /// Condition `Ready` is `True`.
+    pub ready: bool,
+    /// When it became ready for the first time, as far as its condition tells.
+    pub ready_since: Option<Timestamp>,
+    /// It was last resized while it was starting.
+    pub boosted: bool,
     /// `metadata.deletionTimestamp` is set.
     pub terminating: bool,
     /// Mirror pod of a static pod.
@@ -150,6 +162,18 @@ pub struct PodFacts {
     pub pod_level_resources: bool,
     /// `spec.priority`.
     pub priority: i32,
+    /// `spec.runtimeClassName`.
+    pub runtime_class: Option<String>,
+    /// `spec.overhead`: what the sandbox takes beside the containers.
+    pub overhead: Amounts,
+    /// A Job runs it.
+    pub job: bool,
+    /// A queue or gang scheduler manages it (Kueue, Volcano, ...): its name.
+    pub queue: Option<String>,
+    /// Argo CD or Flux applies this very pod and would undo a resize: its name.
+    pub gitops: Option<String>,
+    /// An annotation forbids to evict it.
+    pub eviction_forbidden: bool,
     /// Node that the pod is bound to, when it is known.
     pub node: Option<NodeFacts>,
     /// `PodResizePending`.
@@ -162,23 +186,117 @@ pub struct PodFacts {
     pub foreign_resizer: Option<String>,
     /// Containers and restartable init containers, in the order of the spec.
     pub containers: Vec<ContainerFacts>,
+    /// Init containers that run to their end before the others start. Nothing is changed in them; what admission would
+    /// change in them is seen.
+    pub init: Vec<InitFacts>,
+}
+
+impl PodFacts {
+    /// The class that the pod has and keeps: what the kubelet says, else computed from all its containers, those for
+    /// initialisation included, as the API server does.
+    pub fn qos_class(&self) -> QosClass {
+        self.qos.unwrap_or_else(|| self.qos_class_with(|container| container.desired))
+    }
+
+    /// The class that the API server would compute if containers had these resources.
+    pub fn qos_class_with(&self, resources: impl Fn(&ContainerFacts) -> Resources) -> QosClass {
+        let containers: Vec<Resources> = self.containers.iter().map(resources).collect();
+        qos_class(containers.iter().chain(self.init.iter().map(|init| &init.resources)))
+    }
+
+    /// Name and resources of every container, those for initialisation included.
+    pub fn all_resources(&self) -> impl Iterator<Item = (&str, Resources)> {
+        let containers = self.containers.iter().map(|c| (c.name.as_str(), c.desired));
+        containers.chain(self.init.iter().map(|init| (init.name.as_str(), init.resources)))
+    }
+}
+
+/// An init container that runs to its end.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct InitFacts {
+    /// Name in the pod.
+    pub name: String,
+    /// Its resources.
+    pub resources: Resources,
 }
 
 /// What is known about a node.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(clippy::struct_excessive_bools, reason = "independent facts of one node, each read by its own guard")]
 pub struct NodeFacts {
     /// Its name.
     pub name: String,
+    /// Architecture and instance type: CPU use is comparable within one class. Empty when not known.
+    pub class: String,
     /// Condition `Ready` is `True`.
     pub ready: bool,
     /// `spec.unschedulable`.
     pub cordoned: bool,
     /// Condition `MemoryPressure` is `True`.
     pub memory_pressure: bool,
+    /// Tasks of the node stall for memory (pressure stall information).
+    pub memory_stalls: bool,
+    /// The peaks of working sets of its pods add up to more than it has.
+    pub overcommitted: bool,
+    /// `status.allocatable`.
+    pub allocatable: Amounts,
+    /// Allocatable minus the requests of its pods; zero where they ask for more. `None` = not known.
+    pub free: Option<Amounts>,
+    /// A pod that is bound to it and not yet admitted, or nominated for it.
+    pub admitting: Option<String>,
+    /// Why pods on it cannot be resized in place: an old kubelet, a feature gate that is off.
+    pub no_in_place: Option<String>,
+    /// What keeps agents from seeing its pods: virtual kubelet, Fargate, cgroup v1.
+    pub unobserved: Option<String>,
+    /// By how much requests of Burstable pods on it shrank within the last hour, in thousandths of their sum.
+    pub slice_shrunk: u64,
+}
+
+/// A language runtime that reads its limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LanguageRuntime {
+    /// The heap is sized from the memory limit at start.
+    Jvm,
+    /// GOMAXPROCS follows the CPU limit (1.25 and later).
+    Go,
+    /// The heap is sized at start.
+    Node,
+}
+
+impl LanguageRuntime {
+    /// It sizes its heap from the memory limit when it starts.
+    pub const fn fixes_heap(self) -> bool {
+        matches!(self, Self::Jvm | Self::Node)
+    }
+}
+
+/// What an agent read of a container's cgroup beside its use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "independent facts of one cgroup, each read by its own guard"
+)]
+pub struct CgroupFacts {
+    /// `memory.swap.max` is not 0.
+    pub swap: bool,
+    /// `memory.high`, `memory.low` or `memory.min` follow the memory request (feature MemoryQoS).
+    pub memory_qos: bool,
+    /// `cpu.max.burst` is not 0.
+    pub cpu_burst: bool,
+    /// `cpuset.cpus` or `cpuset.mems` of its own: a static CPU or Memory manager gave it exclusive ones.
+    pub exclusive_cpus: bool,
+    /// The limits differ from those that the kubelet reports: something else writes them.
+    pub foreign_writer: bool,
+    /// `shmem` of `memory.stat`: files in tmpfs.
+    pub shmem: Bytes,
 }
 
 /// What is known about a container of a pod.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
 #[allow(clippy::struct_excessive_bools, reason = "independent facts, each read by its own guard")]
 pub struct ContainerFacts {
     /// Name in the pod.
@@ -199,12 +317,24 @@ pub struct ContainerFacts {
     pub memory_restarts: bool,
     /// State is `running`.
     pub running: bool,
+    /// When it was started for the last time.
+    pub started: Option<Timestamp>,
     /// `restartCount`.
     pub restarts: u32,
     /// `resourceFieldRef` hands CPU to the process.
     pub cpu_coupled: bool,
     /// `resourceFieldRef` hands memory to the process.
     pub memory_coupled: bool,
+    /// An annotation pins the CPU of this container.
+    pub cpu_pinned: bool,
+    /// An annotation pins the memory of this container.
+    pub memory_pinned: bool,
+    /// `sizeLimit` of the `emptyDir` volumes of medium `Memory` that it mounts, added up.
+    pub tmpfs: Bytes,
+    /// What runs in it, as far as its image or environment tells.
+    pub language: Option<LanguageRuntime>,
+    /// From its cgroup.
+    pub cgroup: CgroupFacts,
 }
 
 #[cfg(test)]

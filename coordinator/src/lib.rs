@@ -5,6 +5,7 @@ pub mod api;
 pub mod apply;
 pub mod config;
 pub mod engine;
+pub mod expression;
 pub mod index;
 pub mod ingest;
 pub mod lease;

@@ -290,9 +290,13 @@ fn pod_phase(pod: &PodOutcome) -> (WorkloadPhase, String, String) {
         (Decision::Resize { plan, .. }, _) => {
             (WorkloadPhase::InProgress, String::new(), format!("{name}: {plan}"))
         }
+        (Decision::Recreate { plan, because, .. }, _) => {
+            let message = format!("{name}: a new pod is to have {plan}: {}", because.message);
+            (WorkloadPhase::InProgress, because.reason.to_string(), message)
+        }
         (Decision::Hold { .. }, Some(hold)) => {
             let phase = match hold.reason {
-                Reason::ModeRecommend | Reason::DryRun => WorkloadPhase::Recommended,
+                Reason::ModeRecommend | Reason::DryRun | Reason::StrategyShadow => WorkloadPhase::Recommended,
                 _ => WorkloadPhase::Skipped,
             };
             (phase, hold.reason.to_string(), format!("{name}: {}", hold_text(hold)))

@@ -9,7 +9,7 @@ use futures::StreamExt as _;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{Container, Namespace, Node, Pod, PodSpec, PodTemplateSpec};
+use k8s_openapi::api::core::v1::{Container, Namespace, Node, Pod, PodSpec, PodTemplateSpec, Volume};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::DeserializeGuard;
 use kube::runtime::{WatchStreamExt as _, watcher};
@@ -19,9 +19,9 @@ use tokio::sync::mpsc::Sender;
 use tokio::task::JoinSet;
 
 use crate::api::OptimizationPolicy;
-use crate::index::{ANNOTATION_PREFIX, Change, Delta};
+use crate::index::{ANNOTATION_PREFIX, Change, Delta, EVICTION, LANGUAGE_VARIABLES};
 
-/// Annotation that marks the mirror of a static pod, the only foreign one that the index reads.
+/// Annotation that marks the mirror of a static pod.
 const MIRROR: &str = "kubernetes.io/config.mirror";
 
 /// Watches every kind that the index needs, until the receiver is dropped or the set is. Needs `list` and `watch` on
@@ -173,7 +173,10 @@ fn trim_pod(pod: &mut Pod) {
         }
     }
     if let Some(annotations) = pod.metadata.annotations.as_mut() {
-        annotations.retain(|key, _| key == MIRROR || key.starts_with(ANNOTATION_PREFIX));
+        annotations.retain(|key, _| {
+            let known = key == MIRROR || EVICTION.iter().any(|(name, _)| name == key);
+            known || key.starts_with(ANNOTATION_PREFIX)
+        });
     }
     pod.metadata.finalizers = None;
     if let Some(spec) = pod.spec.as_mut() {
@@ -185,6 +188,9 @@ fn trim_pod(pod: &mut Pod) {
             node_name: full.node_name,
             os: full.os,
             priority: full.priority,
+            runtime_class_name: full.runtime_class_name,
+            overhead: full.overhead,
+            volumes: full.volumes.map(|list| list.into_iter().filter(is_in_memory).collect()),
             resources: full.resources,
             ..PodSpec::default()
         };
@@ -194,14 +200,25 @@ fn trim_pod(pod: &mut Pod) {
     }
 }
 
+fn is_in_memory(volume: &Volume) -> bool {
+    volume.empty_dir.as_ref().is_some_and(|dir| dir.medium.as_deref() == Some("Memory"))
+}
+
 fn trim_pod_container(container: Container) -> Container {
     let mut env = container.env.unwrap_or_default();
-    env.retain(|variable| variable.value_from.as_ref().is_some_and(|from| from.resource_field_ref.is_some()));
+    env.retain(|variable| {
+        let coupled = variable.value_from.as_ref().is_some_and(|from| from.resource_field_ref.is_some());
+        coupled || LANGUAGE_VARIABLES.contains(&variable.name.as_str())
+    });
+    for variable in &mut env {
+        variable.value = None;
+    }
     Container {
         name: container.name,
         resources: container.resources,
         resize_policy: container.resize_policy,
         restart_policy: container.restart_policy,
+        volume_mounts: container.volume_mounts,
         env: (!env.is_empty()).then_some(env),
         ..Container::default()
     }

@@ -3,8 +3,11 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::recommend::{Step, StepKind};
-use crate::resources::{NodeFacts, ResizeCondition};
+use crate::policy::{MemoryDecrease, Replacement};
+use crate::quantity::{Bytes, MilliCpu};
+use crate::recommend::{Sizing, Step, StepKind};
+use crate::resources::{Amounts, NodeFacts, ResizeCondition, qos_class};
+use crate::time::Timestamp;
 
 /// Requests and limits in millicores and MiB; 0 = not stated.
 pub fn resources(requests: (u64, u64), limits: (u64, u64)) -> Resources {
@@ -18,17 +21,10 @@ pub fn resources(requests: (u64, u64), limits: (u64, u64)) -> Resources {
 pub fn container(name: &str, desired: Resources) -> ContainerFacts {
     ContainerFacts {
         name: name.into(),
-        sidecar: false,
         desired,
         declared: desired,
-        allocated: None,
-        actual: None,
-        cpu_restarts: false,
-        memory_restarts: false,
         running: true,
-        restarts: 0,
-        cpu_coupled: false,
-        memory_coupled: false,
+        ..ContainerFacts::default()
     }
 }
 
@@ -41,23 +37,23 @@ pub fn pod(desired: Resources) -> PodFacts {
         generation: 1,
         observed_generation: Some(1),
         running: true,
-        terminating: false,
-        mirror: false,
-        windows: false,
-        pod_level_resources: false,
-        priority: 0,
-        node: Some(NodeFacts { name: "n".into(), ready: true, cordoned: false, memory_pressure: false }),
-        pending: None,
-        in_progress: None,
-        last_resize: None,
-        foreign_resizer: None,
+        ready: true,
+        node: Some(NodeFacts { name: "n".into(), ready: true, ..NodeFacts::default() }),
         containers: vec![container("c", desired)],
+        ..PodFacts::default()
     }
 }
 
+/// A plan that changes `c`; a decrease when it asks for less CPU.
+pub fn container_plan(from: Resources, to: Resources) -> Plan {
+    let direction =
+        if to.requests.cpu < from.requests.cpu { Direction::Decrease } else { Direction::Increase };
+    Plan { direction, changes: vec![ContainerChange { container: "c".into(), sidecar: false, to, from }] }
+}
+
 fn sizing(request: u64, limit: Option<u64>) -> Sizing {
-    let steps = vec![Step { kind: StepKind::Percentile, value: request }];
-    Sizing { request: Some(request), limit, steps, hold: None }
+    let steps = vec![Step::new(StepKind::Percentile, request, "")];
+    Sizing { request: Some(request), limit, steps, ..Sizing::default() }
 }
 
 /// Recommendation in millicores and MiB.
@@ -73,9 +69,7 @@ fn size(cpu: (u64, Option<u64>), memory: (u64, Option<u64>)) -> ContainerRecomme
             memory_samples: 100,
             memory_recent_peak: Bytes::from_mebibytes(20),
             fresh: true,
-            memory_rising: false,
-            throttled_share: 0,
-            oom_kills: 0,
+            ..EvidenceSummary::default()
         },
     }
 }
@@ -85,30 +79,20 @@ fn auto() -> Policy {
 }
 
 fn now() -> Circumstances {
-    Circumstances {
-        now: Timestamp::from_unix_seconds(10_000),
-        protected_namespace: false,
-        dry_run: false,
-        starting: false,
-        in_flight: false,
-        slot_free: true,
-        backoff: None,
-        hpa: Vec::new(),
-        replacement_known: false,
-    }
+    Circumstances::at(Timestamp::from_unix_seconds(10_000))
 }
 
 fn plan(decision: &Decision) -> String {
     match decision {
         Decision::Resize { plan, .. } => plan.to_string(),
-        Decision::Hold { held, .. } => panic!("held: {held:?}"),
+        other => panic!("{other}"),
     }
 }
 
 fn reasons(decision: &Decision) -> Vec<Reason> {
     match decision {
-        Decision::Resize { plan, .. } => panic!("would resize: {plan}"),
         Decision::Hold { held, .. } => held.iter().map(|h| h.reason).collect(),
+        other => panic!("{other}"),
     }
 }
 
@@ -205,7 +189,9 @@ fn every_resource_guard_has_its_reason() {
         }),
         (Reason::RestartRequired, |_, pod, _, _| pod.containers[0].memory_restarts = true),
         (Reason::ResourceCoupled, |_, pod, _, _| pod.containers[0].memory_coupled = true),
-        (Reason::HpaControlsResource, |_, _, _, at| at.hpa = vec![Resource::Memory]),
+        (Reason::HpaControlsResource, |_, _, _, at| {
+            at.hpa = vec![Followed { resource: Resource::Memory, target: Some(80) }];
+        }),
         (Reason::ChangeTooSmall, |_, _, size, _| size.memory = sizing(500 << 20, None)),
         (Reason::BoundsDisjoint, |_, _, size, _| {
             size.memory.hold = Some(Hold::of_resource(Reason::BoundsDisjoint, "c", Resource::Memory, "x"));

@@ -1,22 +1,22 @@
 //! Evaluates the policies that are due: evidence, sizes, decisions, requests, status.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use optipod_common::decide::{Backoff, Circumstances, Decision, Hold, Plan, Reason, decide};
-use optipod_common::ident::{WorkloadContainer, WorkloadRef};
+use optipod_common::decide::{Backoff, CanaryProgress, Circumstances, Decision, Hold, Plan, Reason, decide};
+use optipod_common::ident::WorkloadRef;
 use optipod_common::policy::{Mode, Policy};
 use optipod_common::progress::Progress;
-use optipod_common::recommend::{ContainerRecommendation, recommend};
-use optipod_common::resources::PodFacts;
-use optipod_common::store::Evidence;
+use optipod_common::recommend::ContainerRecommendation;
+use optipod_common::resources::{PodFacts, Resource};
 use optipod_common::time::Timestamp;
 
 use super::resizes::{Purpose, Subject};
+use super::sizes::{SizedPod, Sizer};
 use super::{Effect, Engine, PolicyState, Request};
 use crate::api::convert::Selector;
 use crate::apply::Action;
-use crate::index::{PodKey, PolicyEntry, PolicyKey, SelectedWorkload, Selection};
+use crate::index::{Held, HeldBy, NodeLoad, PodKey, PolicyEntry, PolicyKey, SelectedWorkload, Selection};
 use crate::report::Notice;
 use crate::status;
 
@@ -47,10 +47,15 @@ pub struct PodOutcome {
 /// What was written is seen through the watch after at most this time, unless the write failed.
 const WATCH_LAG: Duration = Duration::from_secs(60);
 
+/// RuntimeClasses whose handlers are known to follow a resize: containers of the host's own kernel.
+const RUNTIME_CLASSES: [&str; 3] = ["runc", "crun", "nvidia"];
+
 /// One evaluation of one policy.
-struct Turn {
+struct Turn<'a> {
     /// Resizes that may still be started.
     free: usize,
+    /// What the pods of each node ask for.
+    loads: &'a HashMap<String, NodeLoad>,
     /// Agents may still replay to a new leader.
     starting: bool,
     now: Timestamp,
@@ -74,9 +79,10 @@ impl Engine {
             return;
         }
         let selection = self.index.select();
+        let loads = self.index.node_loads();
         for key in due {
             let started = Instant::now();
-            effects.extend(self.evaluate(&key, &selection, starting, now));
+            effects.extend(self.evaluate(&key, (&selection, &loads), starting, now));
             let name = key.to_string();
             self.metrics
                 .reconciliation_seconds
@@ -99,7 +105,7 @@ impl Engine {
     fn evaluate(
         &mut self,
         key: &PolicyKey,
-        selection: &Selection,
+        (selection, loads): (&Selection, &HashMap<String, NodeLoad>),
         starting: bool,
         now: Timestamp,
     ) -> Vec<Effect> {
@@ -111,14 +117,17 @@ impl Engine {
             Ok((policy, selector)) if entry.refused_scope.is_none() => {
                 let workloads = selection.by_policy.get(key).map_or(&[][..], Vec::as_slice);
                 let limit = usize::try_from(policy.update.max_concurrent_resizes).unwrap_or(usize::MAX);
-                let mut turn =
-                    Turn { free: limit.saturating_sub(self.resizes.in_flight_of(key)), starting, now };
+                let free = limit.saturating_sub(self.resizes.in_flight_of(key));
+                let mut turn = Turn { free, loads, starting, now };
+                for workload in workloads {
+                    self.usage.set_startup(&workload.workload, policy.startup.until);
+                }
                 let outcomes: Vec<_> = workloads
                     .iter()
                     .map(|workload| self.evaluate_workload(key, (policy, selector), workload, &mut turn))
                     .collect();
                 for outcome in &outcomes {
-                    effects.extend(self.requests(key, outcome, policy.mode, now));
+                    effects.extend(self.requests(key, outcome, (policy.mode, policy.dry_run), now));
                 }
                 outcomes
             }
@@ -141,31 +150,37 @@ impl Engine {
         key: &PolicyKey,
         (policy, selector): (&Policy, &Selector),
         workload: &SelectedWorkload,
-        turn: &mut Turn,
+        turn: &mut Turn<'_>,
     ) -> WorkloadOutcome {
-        let Turn { starting, now, .. } = *turn;
-        let hpa = self.index.hpa_resources(&workload.workload);
-        let mut evidence: BTreeMap<String, Option<Evidence>> = BTreeMap::new();
+        let now = turn.now;
+        let policy = &*workload.policy(policy);
+        let mut sizer = Sizer::new(self, policy, selector, workload, turn.loads, now);
+        let sized: Vec<SizedPod> = workload.pods.iter().filter_map(|pod| sizer.size(pod)).collect();
+        let shared = Circumstances {
+            dry_run: self.settings.dry_run,
+            starting: turn.starting,
+            clock_jumped: self.jumped.is_some_and(|at| now.since(at) < policy.reconciliation_interval),
+            breaker: self.breaker.open(now),
+            hpa: self.index.hpa_resources(&workload.workload),
+            canary: canary(policy, &sized),
+            owner_progressing: is_progressing(&workload.workload, &sized),
+            runtime_classes: RUNTIME_CLASSES.map(str::to_owned).to_vec(),
+            ready_pods: u32::try_from(sized.iter().filter(|pod| pod.facts.ready).count()).ok(),
+            ..Circumstances::at(now)
+        };
         let mut pods = Vec::new();
-        for pod in &workload.pods {
-            let Some(facts) = self.index.facts(pod) else { continue };
-            let sizes = if policy.mode == Mode::Disabled {
-                Vec::new()
-            } else {
-                self.sizes(policy, selector, &workload.workload, &facts, &mut evidence, now)
-            };
+        for SizedPod { facts, sizes } in sized {
             let circumstances = Circumstances {
-                now,
                 protected_namespace: self.protected(&facts.namespace),
-                dry_run: self.settings.dry_run,
-                starting,
                 in_flight: self.resizes.in_flight(&facts.uid),
                 slot_free: turn.free > 0,
                 backoff: self.resizes.backoff(&facts.uid).cloned(),
-                hpa: hpa.clone(),
-                replacement_known: false,
+                ..shared.clone()
             };
-            let decision = decide(policy, &facts, &sizes, &circumstances);
+            let decision = match &workload.held {
+                Some(held) => held_back(held),
+                None => decide(policy, &facts, &sizes, &circumstances),
+            };
             if matches!(decision, Decision::Resize { .. }) {
                 turn.free -= 1;
             }
@@ -179,35 +194,6 @@ impl Engine {
         WorkloadOutcome { workload: workload.workload.clone(), pods }
     }
 
-    /// Evidence is one for all pods of a workload; sizes are per pod, since pods may differ in what they have now.
-    fn sizes(
-        &self,
-        policy: &Policy,
-        selector: &Selector,
-        workload: &WorkloadRef,
-        facts: &PodFacts,
-        evidence: &mut BTreeMap<String, Option<Evidence>>,
-        now: Timestamp,
-    ) -> Vec<ContainerRecommendation> {
-        let mut sizes = Vec::new();
-        for container in facts.containers.iter().filter(|c| !selector.exclude_containers.contains(&c.name)) {
-            let found = evidence.entry(container.name.clone()).or_insert_with(|| {
-                let key = WorkloadContainer { workload: workload.clone(), container: container.name.clone() };
-                self.usage.evidence(&key, now, policy.rolling_window)
-            });
-            if let Some(found) = found {
-                sizes.push(recommend(
-                    &container.name,
-                    found,
-                    policy,
-                    &container.declared,
-                    &container.desired,
-                ));
-            }
-        }
-        sizes
-    }
-
     fn protected(&self, namespace: &str) -> bool {
         namespace == "kube-system" || namespace == self.settings.namespace
     }
@@ -216,11 +202,11 @@ impl Engine {
         &mut self,
         key: &PolicyKey,
         outcome: &WorkloadOutcome,
-        mode: Mode,
+        (mode, dry_run): (Mode, bool),
         now: Timestamp,
     ) -> Vec<Effect> {
         let mut effects = Vec::new();
-        let may_write = mode == Mode::Auto && !self.settings.dry_run;
+        let may_write = mode == Mode::Auto && !dry_run && !self.settings.dry_run;
         for pod in outcome.pods.iter().filter(|pod| may_write && is_ours_under_way(pod)) {
             if pod.backoff.is_none() && !self.resizes.in_flight(&pod.facts.uid) {
                 self.resizes.adopt(&subject(key, outcome, pod), &pod.facts, now);
@@ -235,6 +221,54 @@ impl Engine {
         }
         effects
     }
+}
+
+/// A workload that is left alone although a policy selects it.
+fn held_back(held: &Held) -> Decision {
+    let reason = match held.by {
+        HeldBy::OptedOut => Reason::OptedOut,
+        HeldBy::AnnotationInvalid => Reason::AnnotationInvalid,
+        HeldBy::PolicyNotFound => Reason::PolicyNotFound,
+    };
+    Decision::Hold { held: vec![Hold::of_pod(reason, held.message.clone())], would: None }
+}
+
+/// How many pods have the recommended size, and since when; only where some pods try a change first.
+fn canary(policy: &Policy, pods: &[SizedPod]) -> Option<CanaryProgress> {
+    policy.update.canary?;
+    let least = u64::from(policy.update.min_change.thousandths());
+    let near = |from: Option<u64>, to: Option<u64>| match (from, to) {
+        (Some(from), Some(to)) => from.abs_diff(to).saturating_mul(1000) < from.saturating_mul(least.max(1)),
+        _ => true,
+    };
+    let has_its_size = |pod: &&SizedPod| {
+        pod.sizes.iter().all(|size| {
+            let container = pod.facts.containers.iter().find(|c| c.name == size.container);
+            container.is_none_or(|c| {
+                let now = c.desired.requests;
+                near(now.cpu.map(|c| c.0), size.of(Resource::Cpu).request)
+                    && near(now.memory.map(|m| m.0), size.of(Resource::Memory).request)
+            })
+        })
+    };
+    let changed: Vec<&SizedPod> = pods.iter().filter(has_its_size).collect();
+    let since = |pod: &&SizedPod| {
+        let started = pod.facts.containers.iter().filter_map(|c| c.started).max();
+        pod.facts.last_resize.or(started)
+    };
+    let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
+    Some(CanaryProgress {
+        pods: count(pods.len()),
+        changed: count(changed.len()),
+        since: changed.iter().filter_map(since).max(),
+    })
+}
+
+/// Pods of two revisions run at once: a Deployment or Rollout is on its way from one to the other.
+fn is_progressing(workload: &WorkloadRef, pods: &[SizedPod]) -> bool {
+    let mut revisions = pods.iter().filter(|pod| !pod.facts.terminating).map(|pod| &pod.facts.revision);
+    let rolls = matches!(workload.kind.as_str(), "Deployment" | "Rollout");
+    revisions.next().is_some_and(|first| rolls && revisions.any(|other| other != first))
 }
 
 /// The kubelet is at a resize of ours.
@@ -255,7 +289,7 @@ fn subject(key: &PolicyKey, outcome: &WorkloadOutcome, pod: &PodOutcome) -> Subj
 }
 
 fn action(subject: &Subject, plan: &Plan, facts: &PodFacts) -> Action {
-    let before = facts.containers.iter().map(|c| (c.name.as_str(), c.desired));
+    let before = facts.all_resources();
     Action {
         pod: subject.pod.clone(),
         uid: subject.uid.clone(),

@@ -1,6 +1,8 @@
 //! The coordinator's mind: one owner of all state, no client, no clock. What happens goes in, effects come out.
 
+mod breaker;
 mod evaluate;
+mod sizes;
 mod resizes;
 mod usage;
 
@@ -13,12 +15,13 @@ use optipod_common::ident::{WorkloadContainer, WorkloadRef};
 use optipod_common::ledger::Admission;
 use optipod_common::policy::{Mode, Policy};
 use optipod_common::progress::{Progress, in_kernel};
-use optipod_common::store::Evidence;
+use optipod_common::store::{Evidence, Question};
 use optipod_common::time::Timestamp;
 
 pub use self::evaluate::{PodOutcome, WorkloadOutcome};
 pub use self::resizes::{End, Ended, Purpose, Subject};
-use self::resizes::{Resizes, inverse};
+use self::breaker::Breaker;
+use self::resizes::Resizes;
 use self::usage::Usage;
 use crate::api::v1alpha1::OptimizationPolicyStatus;
 use crate::apply::{Accepted, Action, Refusal};
@@ -79,6 +82,10 @@ const RETENTION: Duration = Duration::from_secs(24 * 3600);
 /// Time between two compactions of the store: the width of its finest slot.
 const COMPACT_EVERY: Duration = Duration::from_secs(15);
 
+/// A tick that comes this much before the last one, or this much after it, shows that the clock jumped.
+const CLOCK_BACK: Duration = Duration::from_secs(5);
+const CLOCK_AHEAD: Duration = Duration::from_secs(300);
+
 /// All state. Methods take the time as an argument and return what is to be done.
 pub struct Engine {
     settings: Settings,
@@ -89,6 +96,9 @@ pub struct Engine {
     policies: BTreeMap<PolicyKey, PolicyState>,
     leading_since: Option<Timestamp>,
     compacted: Option<Timestamp>,
+    ticked: Option<Timestamp>,
+    jumped: Option<Timestamp>,
+    breaker: Breaker,
 }
 
 impl Engine {
@@ -103,6 +113,9 @@ impl Engine {
             policies: BTreeMap::new(),
             leading_since: None,
             compacted: None,
+            ticked: None,
+            jumped: None,
+            breaker: Breaker::default(),
         }
     }
 
@@ -118,7 +131,9 @@ impl Engine {
         now: Timestamp,
         window: Duration,
     ) -> Option<Evidence> {
-        self.usage.evidence(container, now, window)
+        let variant = self.usage.any_variant(container)?;
+        let question = Question { now, window, variant: &variant, resized: None };
+        self.usage.evidence(container, question)
     }
 
     /// This process starts to lead or stops. A new leader starts with what agents replay: nothing that another
@@ -136,8 +151,25 @@ impl Engine {
 
     /// The cluster changed.
     pub fn on_change(&mut self, change: Change, now: Timestamp) {
+        let about_pods = matches!(change, Change::Pods(_));
         let known = self.index.apply(change, now);
         self.usage.join(&known, &self.index, now);
+        if about_pods {
+            self.start_ups_due(now);
+        }
+    }
+
+    /// A container that starts, or that is ready, gets its size at once where the policy says so.
+    fn start_ups_due(&mut self, now: Timestamp) {
+        let Self { index, policies, .. } = self;
+        for entry in index.policies() {
+            let boosts = entry.parsed.as_ref().is_ok_and(|(policy, _)| {
+                policy.startup.cpu.is_some() || policy.startup.memory.is_some()
+            });
+            if let Some(state) = policies.get_mut(&entry.key).filter(|_| boosts) {
+                state.due = Some(now);
+            }
+        }
     }
 
     /// An agent said something.
@@ -211,6 +243,7 @@ impl Engine {
     /// Follows resizes and evaluates the policies that are due. Call about twice a second.
     pub fn tick(&mut self, now: Timestamp) -> Vec<Effect> {
         self.show_sizes();
+        self.watch_clock(now);
         let Some(since) = self.leading_since else { return Vec::new() };
         if !self.index.synced() {
             return Vec::new();
@@ -228,6 +261,14 @@ impl Engine {
         let starting = now.since(since) < Duration::from_secs(10) + self.settings.frame_interval * 2;
         self.evaluate_due(starting, now, &mut effects);
         effects
+    }
+
+    /// A clock that was set, or a process that was stopped, makes ages wrong.
+    fn watch_clock(&mut self, now: Timestamp) {
+        let before = self.ticked.replace(now);
+        if before.is_some_and(|before| before.since(now) > CLOCK_BACK || now.since(before) > CLOCK_AHEAD) {
+            self.jumped = Some(now);
+        }
     }
 
     fn follow(&mut self, now: Timestamp) -> Vec<Effect> {
@@ -263,6 +304,7 @@ impl Engine {
         };
         self.metrics.resizes.with_label_values(&[outcome]).inc();
         self.metrics.restarts_during_resize.inc_by(restarted.len() as u64);
+        self.breaker.record(now, !restarted.is_empty());
         match end {
             End::Done(_) => {
                 self.metrics.resize_seconds.observe(now.since(*sent).as_secs_f64());
@@ -288,7 +330,7 @@ impl Engine {
     /// would start with it.
     fn revert(&mut self, subject: &Subject, plan: &Plan, reason: Reason) -> Option<Effect> {
         let subject = Subject { purpose: Purpose::Revert(reason), ..subject.clone() };
-        self.take_back(subject, inverse(plan))
+        self.take_back(subject, plan.inverse())
     }
 
     fn take_back(&mut self, subject: Subject, plan: Plan) -> Option<Effect> {
@@ -298,7 +340,7 @@ impl Engine {
             return None;
         }
         let facts = self.index.facts(&subject.pod).filter(|facts| facts.uid == subject.uid)?;
-        let before = facts.containers.iter().map(|c| (c.name.as_str(), c.desired));
+        let before = facts.all_resources();
         let expected = Action::expectation(&plan, before);
         let action = Action {
             pod: subject.pod.clone(),
@@ -325,7 +367,7 @@ impl Engine {
         self.compacted = Some(now);
         let windows = self.index.policies().filter_map(|e| Some(e.parsed.as_ref().ok()?.0.rolling_window));
         let retention = windows.fold(RETENTION, Duration::max);
-        self.usage.compact(now, retention);
+        self.usage.compact(&self.index, now, retention);
         let index = &self.index;
         self.resizes.retain(|pod, uid| index.facts(pod).is_some_and(|facts| facts.uid == uid));
     }

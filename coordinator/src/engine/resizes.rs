@@ -353,25 +353,6 @@ fn pause(reason: Reason) -> (Duration, Duration) {
     }
 }
 
-/// The plan that takes a plan back.
-pub fn inverse(plan: &Plan) -> Plan {
-    let direction = match plan.direction {
-        Direction::Decrease => Direction::Increase,
-        Direction::Increase => Direction::Decrease,
-    };
-    let changes = plan
-        .changes
-        .iter()
-        .map(|change| ContainerChange {
-            container: change.container.clone(),
-            sidecar: change.sidecar,
-            to: change.from,
-            from: change.to,
-        })
-        .collect();
-    Plan { direction, changes }
-}
-
 /// The keys that both state and that differ, before and after.
 fn difference(before: &Resources, after: &Resources) -> (Resources, Resources) {
     fn pick<T: PartialEq + Copy>(before: Option<T>, after: Option<T>) -> (Option<T>, Option<T>) {

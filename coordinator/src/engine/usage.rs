@@ -4,12 +4,14 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use optipod_common::frame::{CgroupLimits, ContainerRecord, Frame};
-use optipod_common::ident::{ContainerId, WorkloadContainer};
+use optipod_common::ident::{ContainerId, WorkloadContainer, WorkloadRef};
 use optipod_common::ledger::{Admission, Ledger};
-use optipod_common::store::{Evidence, Store};
+use optipod_common::policy::Until;
+use optipod_common::startup::{Lifetime, Phase};
+use optipod_common::store::{Evidence, Interval, PodUse, Question, Store, Variant};
 use optipod_common::time::Timestamp;
 
-use crate::index::Index;
+use crate::index::{Index, Origin};
 use crate::ingest::Accepted;
 
 /// Usage whose pod is not known is kept this long: a pod's status follows its first cgroup by seconds, and by
@@ -32,6 +34,9 @@ pub struct Usage {
     dropped_records: u64,
     foreign_records: u64,
     kernel: HashMap<ContainerId, (CgroupLimits, Timestamp)>,
+    startups: HashMap<WorkloadRef, Until>,
+    /// Until when running containers were counted.
+    counted: Option<Timestamp>,
 }
 
 #[derive(Default)]
@@ -82,13 +87,43 @@ impl Usage {
                 if seen.1 <= frame.end {
                     *seen = (record.limits, frame.end);
                 }
-                match index.container(&id) {
-                    Some(owner) => self.store.add(owner, record, frame.start, frame.end, now),
+                match index.origin(&id) {
+                    Some(origin) => self.add(origin, record, (frame.start, frame.end), now),
                     None => self.park(record, frame.start, frame.end, now),
                 }
             }
         }
         (admission, accepted)
+    }
+
+    fn add(
+        &mut self,
+        origin: Origin,
+        record: &ContainerRecord,
+        (start, end): (Timestamp, Timestamp),
+        now: Timestamp,
+    ) {
+        let Origin { container, variant, lifetime } = origin;
+        let until = self.startups.get(&container.workload).copied().unwrap_or_default();
+        let phase = self.store.phase(&container, until, &lifetime, start + end.since(start) / 2);
+        let interval = Interval { start, end, variant, phase, started: lifetime.started };
+        self.store.add(container, record, &interval, now);
+    }
+
+    /// When start-up ends, by workload, as their policies say. Others end it when the pod is ready.
+    pub fn set_startup(&mut self, workload: &WorkloadRef, until: Until) {
+        if until == Until::default() {
+            self.startups.remove(workload);
+        } else {
+            self.startups.insert(workload.clone(), until);
+        }
+    }
+
+    /// Running containers count as run since the last call, whether or not an agent saw them.
+    fn count_running(&mut self, index: &Index, since: Timestamp, now: Timestamp) {
+        for origin in index.pod_keys().flat_map(|key| index.running(key)) {
+            self.store.ran(&origin.container, &origin.variant, since, now);
+        }
     }
 
     fn park(&mut self, record: &ContainerRecord, start: Timestamp, end: Timestamp, now: Timestamp) {
@@ -106,17 +141,20 @@ impl Usage {
     /// Pods became known: what was parked for them counts now.
     pub fn join(&mut self, ids: &[ContainerId], index: &Index, now: Timestamp) {
         for id in ids {
-            let Some(owner) = index.container(id) else { continue };
+            let Some(origin) = index.origin(id) else { continue };
             let Some(parked) = self.parked.remove(id) else { continue };
             self.parked_records -= parked.records.len();
             for (record, start, end) in parked.records {
-                self.store.add(owner.clone(), &record, start, end, now);
+                self.add(origin.clone(), &record, (start, end), now);
             }
         }
     }
 
     /// Coarsens, forgets, gives up on what nobody claims.
-    pub fn compact(&mut self, now: Timestamp, retention: Duration) {
+    pub fn compact(&mut self, index: &Index, now: Timestamp, retention: Duration) {
+        if let Some(since) = self.counted.replace(now).filter(|since| *since < now) {
+            self.count_running(index, since, now);
+        }
         self.store.compact(now, retention);
         self.kernel.retain(|_, (_, seen)| now.since(*seen) < KERNEL_FOR);
         for parked in self.parked.values_mut() {
@@ -130,9 +168,24 @@ impl Usage {
         self.parked.retain(|_, parked| parked.last.is_some_and(|last| now.since(last) < PARK_FOR));
     }
 
+    /// Some pods of a container that there is evidence of: the newest kind in order.
+    pub fn any_variant(&self, key: &WorkloadContainer) -> Option<Variant> {
+        self.store.variants(key).last().cloned()
+    }
+
+    /// Which part of its life a container is in.
+    pub fn phase(&self, key: &WorkloadContainer, until: Until, life: &Lifetime, at: Timestamp) -> Phase {
+        self.store.phase(key, until, life, at)
+    }
+
+    /// What one pod used in the last hour.
+    pub fn pod(&self, key: &WorkloadContainer, variant: &Variant, uid: &str) -> Option<PodUse> {
+        self.store.pod(key, variant, uid)
+    }
+
     /// Evidence of one container of a workload.
-    pub fn evidence(&self, key: &WorkloadContainer, now: Timestamp, window: Duration) -> Option<Evidence> {
-        self.store.evidence(key, now, window)
+    pub fn evidence(&self, key: &WorkloadContainer, question: Question<'_>) -> Option<Evidence> {
+        self.store.evidence(key, question)
     }
 
     /// Limits that the agent read from the cgroup, and until when its frame reaches.

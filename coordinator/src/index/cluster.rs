@@ -1,26 +1,33 @@
 //! Nodes, namespaces and autoscalers.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
 use k8s_openapi::api::autoscaling::v2::{HorizontalPodAutoscaler, MetricSpec};
 use k8s_openapi::api::core::v1::{Namespace, Node};
+use optipod_common::decide::Followed;
 use optipod_common::ident::WorkloadRef;
 use optipod_common::resources::{NodeFacts, Resource};
 
+use super::pods::amounts_of;
 use super::{Delta, Index, Listed};
 
 /// Autoscalers by what they scale, then by name.
 #[derive(Debug, Default)]
 pub struct Scalers {
-    by_target: HashMap<WorkloadRef, BTreeMap<String, BTreeSet<Resource>>>,
+    by_target: HashMap<WorkloadRef, BTreeMap<String, BTreeMap<Resource, Option<u16>>>>,
     targets: BTreeMap<(String, String), WorkloadRef>,
 }
 
 impl Scalers {
-    pub fn resources(&self, workload: &WorkloadRef) -> Vec<Resource> {
-        let found: BTreeSet<Resource> =
-            self.by_target.get(workload).into_iter().flat_map(|s| s.values().flatten()).copied().collect();
-        found.into_iter().collect()
+    pub fn resources(&self, workload: &WorkloadRef) -> Vec<Followed> {
+        let found: BTreeMap<Resource, Option<u16>> = self
+            .by_target
+            .get(workload)
+            .into_iter()
+            .flat_map(|s| s.values().flatten())
+            .map(|(r, t)| (*r, *t))
+            .collect();
+        found.into_iter().map(|(resource, target)| Followed { resource, target }).collect()
     }
 
     fn put(&mut self, hpa: HorizontalPodAutoscaler) {
@@ -34,8 +41,8 @@ impl Scalers {
         };
         let followed = match spec.metrics {
             // the API server's default: 80 % CPU utilisation
-            None => BTreeSet::from([Resource::Cpu]),
-            Some(metrics) if metrics.is_empty() => BTreeSet::from([Resource::Cpu]),
+            None => BTreeMap::from([(Resource::Cpu, Some(80))]),
+            Some(metrics) if metrics.is_empty() => BTreeMap::from([(Resource::Cpu, Some(80))]),
             Some(metrics) => metrics.iter().filter_map(utilisation_of).collect(),
         };
         self.by_target.entry(target.clone()).or_default().insert(key.1.clone(), followed);
@@ -53,17 +60,48 @@ impl Scalers {
     }
 }
 
-/// The resource whose share of the request a metric follows; absolute values do not depend on requests.
-fn utilisation_of(metric: &MetricSpec) -> Option<Resource> {
+/// The resource whose share of the request a metric follows, and its target in percent; absolute values do not depend on
+/// requests.
+fn utilisation_of(metric: &MetricSpec) -> Option<(Resource, Option<u16>)> {
     let resource = metric.resource.as_ref().map(|r| (&r.name, &r.target));
     let of_container = metric.container_resource.as_ref().map(|r| (&r.name, &r.target));
     let (name, target) = resource.or(of_container)?;
     match name.as_str() {
         _ if target.type_ != "Utilization" => None,
-        "cpu" => Some(Resource::Cpu),
-        "memory" => Some(Resource::Memory),
+        "cpu" => Some((Resource::Cpu, percent(target.average_utilization))),
+        "memory" => Some((Resource::Memory, percent(target.average_utilization))),
         _ => None,
     }
+}
+
+fn percent(value: Option<i32>) -> Option<u16> {
+    value.and_then(|value| u16::try_from(value).ok())
+}
+
+/// Architecture and instance type: where the type is not known, nodes of one architecture count as alike.
+fn class_of(labels: Option<&BTreeMap<String, String>>) -> String {
+    let label = |name| labels.and_then(|labels| labels.get(name)).map_or("", String::as_str);
+    match (label("kubernetes.io/arch"), label("node.kubernetes.io/instance-type")) {
+        (architecture, "") => architecture.to_owned(),
+        (architecture, kind) => format!("{architecture}/{kind}"),
+    }
+}
+
+/// Why no agent sees the pods of a node.
+fn unobserved(labels: Option<&BTreeMap<String, String>>) -> Option<String> {
+    let label = |name| labels.and_then(|labels| labels.get(name)).map(String::as_str);
+    if label("type") == Some("virtual-kubelet") {
+        return Some("it is a virtual kubelet".to_owned());
+    }
+    (label("eks.amazonaws.com/compute-type") == Some("fargate")).then(|| "it is Fargate".to_owned())
+}
+
+/// Why a node's kubelet cannot resize in place, by its version: 1.33 was the first to do it by default.
+fn no_in_place(version: &str) -> Option<String> {
+    let mut parts = version.trim_start_matches('v').split('.');
+    let (major, minor) = (parts.next()?.parse::<u32>().ok()?, parts.next()?.parse::<u32>().ok()?);
+    ((major, minor) < (1, 33))
+        .then(|| format!("kubelet {version} does not resize in place: 1.33 or later does"))
 }
 
 fn key_of(hpa: &HorizontalPodAutoscaler) -> (String, String) {
@@ -71,13 +109,20 @@ fn key_of(hpa: &HorizontalPodAutoscaler) -> (String, String) {
 }
 
 fn node_facts(node: Node) -> NodeFacts {
-    let conditions = node.status.and_then(|s| s.conditions).unwrap_or_default();
+    let status = node.status.unwrap_or_default();
+    let conditions = status.conditions.unwrap_or_default();
+    let labels = node.metadata.labels.as_ref();
     let is_true = |kind: &str| conditions.iter().any(|c| c.type_ == kind && c.status == "True");
     NodeFacts {
+        class: class_of(labels),
+        unobserved: unobserved(labels),
+        no_in_place: status.node_info.and_then(|info| no_in_place(&info.kubelet_version)),
+        allocatable: amounts_of(status.allocatable.as_ref()),
         name: node.metadata.name.unwrap_or_default(),
         ready: is_true("Ready"),
         cordoned: node.spec.and_then(|s| s.unschedulable).unwrap_or(false),
         memory_pressure: is_true("MemoryPressure"),
+        ..NodeFacts::default()
     }
 }
 

@@ -4,6 +4,8 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use optipod_common::ident::{ContainerId, WorkloadContainer};
+use optipod_common::startup::Lifetime;
+use optipod_common::store::Variant;
 use optipod_common::time::Timestamp;
 
 use super::PodKey;
@@ -21,10 +23,21 @@ pub struct Live {
     pub name: String,
 }
 
+/// What the usage of a container is evidence for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// Workload and name of the container.
+    pub container: WorkloadContainer,
+    /// Revision of its pod and kind of its node.
+    pub variant: Variant,
+    /// When it started and became ready.
+    pub lifetime: Lifetime,
+}
+
 #[derive(Debug, Default)]
 pub struct Containers {
     live: HashMap<ContainerId, Live>,
-    gone: HashMap<ContainerId, (Timestamp, WorkloadContainer)>,
+    gone: HashMap<ContainerId, (Timestamp, Origin)>,
     /// In order of time; an entry counts only if its time is the one in `gone`.
     queue: VecDeque<(Timestamp, ContainerId)>,
 }
@@ -34,8 +47,8 @@ impl Containers {
         self.live.get(id)
     }
 
-    pub fn gone(&self, id: &ContainerId) -> Option<&WorkloadContainer> {
-        self.gone.get(id).map(|(_, container)| container)
+    pub fn gone(&self, id: &ContainerId) -> Option<&Origin> {
+        self.gone.get(id).map(|(_, origin)| origin)
     }
 
     pub fn insert(&mut self, id: ContainerId, live: Live) {
@@ -47,8 +60,8 @@ impl Containers {
     }
 
     /// Remembers whose it was.
-    pub fn bury(&mut self, id: ContainerId, container: WorkloadContainer, now: Timestamp) {
-        self.gone.insert(id, (now, container));
+    pub fn bury(&mut self, id: ContainerId, origin: Origin, now: Timestamp) {
+        self.gone.insert(id, (now, origin));
         self.queue.push_back((now, id));
         while self.queue.len() > MAX_TOMBSTONES {
             self.forget_oldest();

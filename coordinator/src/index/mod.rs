@@ -28,7 +28,9 @@ use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use kube::core::DeserializeGuard;
 use optipod_common::ident::{ContainerId, WorkloadContainer, WorkloadRef};
-use optipod_common::resources::{NodeFacts, PodFacts, Resource};
+use optipod_common::decide::Followed;
+use optipod_common::quantity::{Bytes, MilliCpu};
+use optipod_common::resources::{Amounts, NodeFacts, PodFacts, Resource};
 use optipod_common::time::Timestamp;
 
 use crate::api::OptimizationPolicy;
@@ -37,9 +39,9 @@ use containers::Containers;
 use owners::{OwnerKind, Owners};
 use pods::{LabelSets, PodRecord};
 
-pub use containers::{MAX_TOMBSTONES, TOMBSTONE_AGE};
+pub use containers::{MAX_TOMBSTONES, Origin, TOMBSTONE_AGE};
 pub use overrides::{OPTIMIZE, Overrides, PIN, POLICY, PREFIX as ANNOTATION_PREFIX, PolicyChoice};
-pub use pods::resources_of;
+pub use pods::{EVICTION, LANGUAGE_VARIABLES, resources_of};
 pub use policies::PolicyEntry;
 pub use select::{Held, HeldBy, SelectedWorkload, Selection};
 
@@ -122,6 +124,36 @@ enum Listed {
 
 const ALL_LISTED: usize = 10;
 
+/// What the pods of a node ask for.
+#[derive(Clone, Debug, Default)]
+pub struct NodeLoad {
+    /// Requests of all its containers, and what their sandboxes take.
+    pub requests: Amounts,
+    /// A pod that is bound to it and not admitted.
+    pub admitting: Option<String>,
+}
+
+impl NodeLoad {
+    fn add(&mut self, pod: &PodFacts) {
+        let each = pod.containers.iter().map(|container| container.desired.requests);
+        for amounts in each.chain([pod.overhead]) {
+            let cpu = self.requests.cpu.unwrap_or_default().0 + amounts.cpu.unwrap_or_default().0;
+            let memory = self.requests.memory.unwrap_or_default().0 + amounts.memory.unwrap_or_default().0;
+            self.requests = Amounts { cpu: Some(MilliCpu(cpu)), memory: Some(Bytes(memory)) };
+        }
+    }
+
+    /// What is left of what a node has to give; `None` where that is not known.
+    pub fn free(&self, allocatable: Amounts) -> Option<Amounts> {
+        let (cpu, memory) = (allocatable.cpu?, allocatable.memory?);
+        let taken = (self.requests.cpu.unwrap_or_default(), self.requests.memory.unwrap_or_default());
+        Some(Amounts {
+            cpu: Some(MilliCpu(cpu.0.saturating_sub(taken.0.0))),
+            memory: Some(Bytes(memory.0.saturating_sub(taken.1.0))),
+        })
+    }
+}
+
 /// The cluster as decisions need it.
 #[derive(Debug)]
 pub struct Index {
@@ -199,7 +231,51 @@ impl Index {
             let workload = self.pods.get(&live.pod)?.workload.as_deref()?.clone();
             Some(WorkloadContainer { workload, container: live.name.clone() })
         });
+        live.or_else(|| self.containers.gone(id).map(|origin| origin.container.clone()))
+    }
+
+    /// What the usage of a container is evidence for; known as long as [`Self::container`] is.
+    pub fn origin(&self, id: &ContainerId) -> Option<Origin> {
+        let live = self.containers.live(id).and_then(|live| {
+            let record = self.pods.get(&live.pod)?;
+            Some(pods::origin(&self.nodes, record, record.workload.as_deref()?, &live.name))
+        });
         live.or_else(|| self.containers.gone(id).cloned())
+    }
+
+    /// Running containers of a pod, each with what its usage is evidence for.
+    pub fn running(&self, key: &PodKey) -> impl Iterator<Item = Origin> {
+        let record = self.pods.get(key).filter(|record| record.facts.running);
+        record.into_iter().flat_map(|record| {
+            let running = record.facts.containers.iter().filter(|container| container.running);
+            running.filter_map(|container| {
+                Some(pods::origin(&self.nodes, record, record.workload.as_deref()?, &container.name))
+            })
+        })
+    }
+
+    /// When we last resized a pod.
+    pub fn last_resize(&self, key: &PodKey) -> Option<Timestamp> {
+        self.pods.get(key)?.facts.last_resize
+    }
+
+    /// Names of all pods.
+    pub fn pod_keys(&self) -> impl Iterator<Item = &PodKey> {
+        self.pods.keys()
+    }
+
+    /// What each node's pods ask for, and which of them it has not admitted yet. O(pods): for an evaluation.
+    pub fn node_loads(&self) -> HashMap<String, NodeLoad> {
+        let mut loads: HashMap<String, NodeLoad> = HashMap::new();
+        for (key, record) in self.pods.iter().filter(|(_, record)| !record.finished) {
+            let Some(node) = &record.node else { continue };
+            let load = loads.entry(node.clone()).or_default();
+            load.add(&record.facts);
+            if !record.admitted {
+                load.admitting = Some(key.to_string());
+            }
+        }
+        loads
     }
 
     /// The pod that a container is in, while it exists.
@@ -220,8 +296,11 @@ impl Index {
         let record = self.pods.get(key)?;
         let mut facts = record.facts.clone();
         facts.node = record.node.as_ref().and_then(|name| self.nodes.get(name)).cloned();
+        let overrides = self.owners.overrides(record);
         for container in &mut facts.containers {
             container.declared = self.declared(record, &container.name, container.desired);
+            let pins = |resource| overrides.is_some_and(|o| o.pins(&container.name, resource));
+            (container.cpu_pinned, container.memory_pinned) = (pins(Resource::Cpu), pins(Resource::Memory));
         }
         Some(facts)
     }
@@ -266,8 +345,8 @@ impl Index {
         self.policies.get(key)
     }
 
-    /// Resources of a workload whose utilisation a HorizontalPodAutoscaler follows.
-    pub fn hpa_resources(&self, workload: &WorkloadRef) -> Vec<Resource> {
+    /// Resources of a workload whose utilisation a HorizontalPodAutoscaler follows, with its targets.
+    pub fn hpa_resources(&self, workload: &WorkloadRef) -> Vec<Followed> {
         self.scalers.resources(workload)
     }
 }

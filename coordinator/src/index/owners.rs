@@ -251,7 +251,7 @@ impl Index {
             }
             if found.is_none() {
                 for (id, name) in &record.ids {
-                    self.containers.bury(*id, super::pods::container_of(old, name), now);
+                    self.containers.bury(*id, super::pods::origin(&self.nodes, record, old, name), now);
                 }
             }
         }

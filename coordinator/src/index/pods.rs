@@ -1,6 +1,6 @@
 //! A pod reduced to facts.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -8,10 +8,16 @@ use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodSpec, PodSt
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta};
 use optipod_common::ident::{ContainerId, WorkloadContainer, WorkloadRef};
-use optipod_common::resources::{Amounts, ContainerFacts, PodFacts, ResizeCondition, Resource, Resources};
+use optipod_common::quantity::Bytes;
+use optipod_common::resources::{
+    Amounts, ContainerFacts, InitFacts, LanguageRuntime, NodeFacts, PodFacts, QosClass, ResizeCondition,
+    Resource, Resources,
+};
+use optipod_common::startup::Lifetime;
+use optipod_common::store::Variant;
 use optipod_common::time::Timestamp;
 
-use super::containers::Live;
+use super::containers::{Live, Origin};
 use super::overrides::Overrides;
 use super::owners::Link;
 use super::{Delta, Index, Listed, PodKey};
@@ -29,6 +35,8 @@ pub struct PodRecord {
     pub ids: Vec<(ContainerId, String)>,
     /// Phase Succeeded or Failed.
     pub finished: bool,
+    /// The kubelet took it.
+    pub admitted: bool,
     /// `None` while its controller was not seen.
     pub workload: Option<Arc<WorkloadRef>>,
 }
@@ -57,7 +65,7 @@ impl LabelSets {
 }
 
 /// Amounts of a list of resources. What cannot be read counts as not stated.
-fn amounts_of(list: Option<&BTreeMap<String, Quantity>>) -> Amounts {
+pub fn amounts_of(list: Option<&BTreeMap<String, Quantity>>) -> Amounts {
     fn amount<T: FromStr>(list: Option<&BTreeMap<String, Quantity>>, name: &str) -> Option<T> {
         list?.get(name)?.0.parse().ok()
     }
@@ -72,8 +80,26 @@ pub fn resources_of(resources: Option<&ResourceRequirements>) -> Resources {
     }
 }
 
-pub fn container_of(workload: &WorkloadRef, name: &str) -> WorkloadContainer {
-    WorkloadContainer { workload: workload.clone(), container: name.to_owned() }
+/// What the usage of one container of a pod is evidence for.
+pub fn origin(
+    nodes: &HashMap<String, NodeFacts>,
+    record: &PodRecord,
+    workload: &WorkloadRef,
+    name: &str,
+) -> Origin {
+    let node = record.node.as_ref().and_then(|node| nodes.get(node));
+    let container = record.facts.containers.iter().find(|container| container.name == name);
+    Origin {
+        container: WorkloadContainer { workload: workload.clone(), container: name.to_owned() },
+        variant: Variant {
+            revision: record.facts.revision.clone(),
+            node_class: node.map_or_else(String::new, |node| node.class.clone()),
+        },
+        lifetime: Lifetime {
+            started: container.and_then(|container| container.started),
+            ready_since: record.facts.ready_since.filter(|_| record.facts.ready),
+        },
+    }
 }
 
 fn is_sidecar(container: &Container) -> bool {
@@ -113,12 +139,37 @@ fn restarts(container: &Container, resource: &str) -> bool {
     policies.into_iter().any(|p| p.resource_name == resource && p.restart_policy == "RestartContainer")
 }
 
+/// The runtime that a container's environment is meant for: variables that only one of them reads.
+fn language(container: &Container) -> Option<LanguageRuntime> {
+    container.env.iter().flatten().find_map(|variable| match variable.name.as_str() {
+        "JAVA_TOOL_OPTIONS" | "JDK_JAVA_OPTIONS" | "JAVA_OPTS" => Some(LanguageRuntime::Jvm),
+        "NODE_OPTIONS" => Some(LanguageRuntime::Node),
+        "GODEBUG" | "GOGC" | "GOMEMLIMIT" => Some(LanguageRuntime::Go),
+        _ => None,
+    })
+}
+
+/// Names of the variables that [`language`] looks at.
+pub const LANGUAGE_VARIABLES: [&str; 7] =
+    ["JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "JAVA_OPTS", "NODE_OPTIONS", "GODEBUG", "GOGC", "GOMEMLIMIT"];
+
+/// Size limits of the volumes in memory that a container mounts.
+fn tmpfs(spec: &PodSpec, container: &Container) -> Bytes {
+    let sizes = container.volume_mounts.iter().flatten().filter_map(|mount| {
+        let volume = spec.volumes.iter().flatten().find(|volume| volume.name == mount.name)?;
+        let empty = volume.empty_dir.as_ref().filter(|e| e.medium.as_deref() == Some("Memory"))?;
+        empty.size_limit.as_ref()?.0.parse::<Bytes>().ok()
+    });
+    Bytes(sizes.fold(0, |sum, size| sum.saturating_add(size.0)))
+}
+
 fn container_facts(
-    container: &Container,
-    sidecar: bool,
+    spec: &PodSpec,
+    (container, sidecar): (&Container, bool),
     status: Option<&ContainerStatus>,
     coupled: &BTreeSet<(&str, Resource)>,
 ) -> ContainerFacts {
+    let running = status.and_then(|s| s.state.as_ref()).and_then(|state| state.running.as_ref());
     ContainerFacts {
         name: container.name.clone(),
         sidecar,
@@ -128,10 +179,64 @@ fn container_facts(
         actual: status.and_then(|s| s.resources.as_ref()).map(|r| resources_of(Some(r))),
         cpu_restarts: restarts(container, "cpu"),
         memory_restarts: restarts(container, "memory"),
-        running: status.and_then(|s| s.state.as_ref()).is_some_and(|s| s.running.is_some()),
+        running: running.is_some(),
+        started: running.and_then(|running| running.started_at.as_ref()).map(|time| timestamp(&time.0)),
         restarts: status.map_or(0, |s| u32::try_from(s.restart_count).unwrap_or(0)),
         cpu_coupled: coupled.contains(&(&container.name, Resource::Cpu)),
         memory_coupled: coupled.contains(&(&container.name, Resource::Memory)),
+        tmpfs: tmpfs(spec, container),
+        language: language(container),
+        ..ContainerFacts::default()
+    }
+}
+
+fn timestamp(time: &k8s_openapi::jiff::Timestamp) -> Timestamp {
+    Timestamp::from_unix_micros(time.as_microsecond())
+}
+
+/// Init containers that run to their end.
+fn init_facts(spec: &PodSpec) -> Vec<InitFacts> {
+    let plain = spec.init_containers.iter().flatten().filter(|container| !is_sidecar(container));
+    plain
+        .map(|container| InitFacts {
+            name: container.name.clone(),
+            resources: resources_of(container.resources.as_ref()),
+        })
+        .collect()
+}
+
+/// The queue or gang scheduler that counts a pod's requests, by the labels that they put on it.
+fn queue(labels: &BTreeMap<String, String>) -> Option<String> {
+    let known = [
+        ("kueue.x-k8s.io/queue-name", "Kueue"),
+        ("kueue.x-k8s.io/managed", "Kueue"),
+        ("volcano.sh/job-name", "Volcano"),
+        ("scheduling.x-k8s.io/pod-group", "a pod group"),
+    ];
+    known.into_iter().find(|(label, _)| labels.contains_key(*label)).map(|(_, name)| name.to_owned())
+}
+
+/// Who applies a pod that has no owner.
+fn gitops(meta: &ObjectMeta) -> Option<String> {
+    let labels = meta.labels.as_ref().filter(|_| meta.owner_references.iter().flatten().next().is_none())?;
+    let known = [
+        ("argocd.argoproj.io/instance", "Argo CD"),
+        ("kustomize.toolkit.fluxcd.io/name", "Flux"),
+        ("helm.toolkit.fluxcd.io/name", "Flux"),
+    ];
+    known.into_iter().find(|(label, _)| labels.contains_key(*label)).map(|(_, name)| name.to_owned())
+}
+
+/// Annotations by which people forbid to evict a pod.
+pub const EVICTION: [(&str, &str); 2] =
+    [("cluster-autoscaler.kubernetes.io/safe-to-evict", "false"), ("karpenter.sh/do-not-disrupt", "true")];
+
+fn qos(status: &PodStatus) -> Option<QosClass> {
+    match status.qos_class.as_deref()? {
+        "Guaranteed" => Some(QosClass::Guaranteed),
+        "Burstable" => Some(QosClass::Burstable),
+        "BestEffort" => Some(QosClass::BestEffort),
+        _ => None,
     }
 }
 
@@ -177,15 +282,35 @@ impl PodRecord {
         let containers: Vec<_> = containers(&spec)
             .map(|(container, sidecar)| {
                 let status = statuses(&status).find(|s| s.name == container.name);
-                container_facts(container, sidecar, status, &coupled)
+                container_facts(&spec, (container, sidecar), status, &coupled)
             })
             .collect();
         let phase = status.phase.as_deref().unwrap_or_default();
         let controller = Link::of(&meta);
+        let none = BTreeMap::new();
+        let own = meta.labels.as_ref().unwrap_or(&none);
+        let ready = status.conditions.iter().flatten().find(|c| c.type_ == "Ready");
         let speaks = controller.as_ref().is_none_or(|link| link.watched.is_none());
         let ours = resizers(&meta).filter(|(manager, _)| *manager == field_manager);
         let others = resizers(&meta).filter(|(manager, _)| *manager != field_manager);
         let facts = PodFacts {
+            revision: ["pod-template-hash", "controller-revision-hash"]
+                .into_iter()
+                .find_map(|label| own.get(label))
+                .cloned()
+                .unwrap_or_default(),
+            qos: qos(&status),
+            ready: ready.is_some_and(|c| c.status == "True"),
+            ready_since: ready.and_then(|c| c.last_transition_time.as_ref()).map(|time| timestamp(&time.0)),
+            runtime_class: spec.runtime_class_name.clone(),
+            overhead: amounts_of(spec.overhead.as_ref()),
+            job: controller.as_ref().is_some_and(|link| link.kind == "Job"),
+            queue: queue(own),
+            gitops: gitops(&meta),
+            eviction_forbidden: EVICTION.iter().any(|(key, value)| {
+                meta.annotations.as_ref().and_then(|a| a.get(*key)).is_some_and(|v| v == value)
+            }),
+            init: init_facts(&spec),
             uid: meta.uid.clone().unwrap_or_default(),
             namespace: key.namespace.clone(),
             name: key.name.clone(),
@@ -204,8 +329,10 @@ impl PodRecord {
             last_resize: ours.filter_map(|(_, time)| time).max(),
             foreign_resizer: others.max_by_key(|(_, time)| *time).map(|(manager, _)| manager.to_owned()),
             containers,
+            ..PodFacts::default()
         };
         Self {
+            admitted: status.start_time.is_some() || phase != "Pending",
             ids: container_ids(&status, &facts.containers),
             facts,
             node: spec.node_name.filter(|name| !name.is_empty()),
@@ -289,7 +416,7 @@ impl Index {
         for (id, name) in record.ids.iter().filter(|(id, _)| !stay.iter().any(|(kept, _)| kept == id)) {
             self.containers.remove(id);
             if let Some(workload) = &record.workload {
-                self.containers.bury(*id, container_of(workload, name), now);
+                self.containers.bury(*id, origin(&self.nodes, &record, workload, name), now);
             }
         }
         if record.workload.is_some() {

@@ -1,0 +1,400 @@
+//! One resource of one container of one pod: the change, or why there is none.
+
+use super::circumstances::Circumstances;
+use super::plan::one_step;
+use super::reason::{Hold, Reason};
+use crate::policy::{Guaranteed, Hpa, MemoryDecrease, Policy, Replacement};
+use crate::quantity::{Bytes, MilliCpu};
+use crate::recommend::{CPU_LIMIT_GRAIN, ContainerRecommendation, EvidenceSummary, Sizing, StepKind, amount};
+use crate::resources::{Amounts, ContainerFacts, PodFacts, QosClass, Resource, Resources};
+
+/// Memory may fall to the recent peak plus this share, in thousandths. The kubelet refuses a limit below
+/// `memory.current`, its reading may be seconds old, and a refused decrease needs a revert.
+const MEMORY_MARGIN: u64 = 1100;
+
+/// One step of `cpu.weight` in millicores: 1..10000 for 2..262144 shares of 1024 to a core (KEP-2254).
+const WEIGHT_STEP: u64 = 26;
+
+/// Requests of a node's Burstable pods may shrink by this much within an hour, in thousandths: their sum is the weight of
+/// all of them against the Guaranteed ones and the system.
+const SLICE_BUDGET: u64 = 200;
+
+/// One resource of one container of one pod.
+pub(super) struct Subject<'a> {
+    pub policy: &'a Policy,
+    pub pod: &'a PodFacts,
+    pub container: &'a ContainerFacts,
+    pub size: &'a ContainerRecommendation,
+    pub at: &'a Circumstances,
+    pub qos: QosClass,
+    pub resource: Resource,
+}
+
+/// What to write: request and limit, each with what is there.
+#[derive(Clone, Copy)]
+struct Wanted {
+    request: (u64, u64),
+    limit: Option<(u64, u64)>,
+}
+
+impl Wanted {
+    const fn request_falls(&self) -> bool {
+        self.request.1 < self.request.0
+    }
+
+    fn lower_limit(&self) -> Option<u64> {
+        self.limit.filter(|(from, to)| to < from).map(|(_, to)| to)
+    }
+
+    fn decreases(&self) -> bool {
+        self.request_falls() || self.lower_limit().is_some()
+    }
+
+    fn increases(&self) -> bool {
+        self.request.1 > self.request.0 || self.limit.is_some_and(|(from, to)| to > from)
+    }
+}
+
+impl Subject<'_> {
+    fn hold(&self, reason: Reason, message: impl Into<String>) -> Hold {
+        Hold::of_resource(reason, &self.container.name, self.resource, message)
+    }
+
+    fn refuse(&self, when: bool, reason: Reason, message: impl Into<String>) -> Result<(), Hold> {
+        if when { Err(self.hold(reason, message)) } else { Ok(()) }
+    }
+
+    fn sizing(&self) -> &Sizing {
+        self.size.of(self.resource)
+    }
+
+    fn of(&self, resources: &Resources) -> (Option<u64>, Option<u64>) {
+        let Resources { requests, limits } = resources;
+        match self.resource {
+            Resource::Cpu => (requests.cpu.map(|c| c.0), limits.cpu.map(|c| c.0)),
+            Resource::Memory => (requests.memory.map(|m| m.0), limits.memory.map(|m| m.0)),
+        }
+    }
+
+    fn show(&self, value: u64) -> String {
+        amount(self.resource, value)
+    }
+
+    /// The change of this resource, or why there is none.
+    pub fn change(&self) -> Result<Resources, Hold> {
+        if let Some(hold) = &self.sizing().hold {
+            return Err(hold.clone());
+        }
+        let request = self.sizing().request.ok_or_else(|| self.hold(Reason::NoData, "no recommendation"))?;
+        let (current_request, current_limit) = self.of(&self.container.desired);
+        let Some(current) = current_request.filter(|r| *r > 0) else {
+            return Err(match self.qos {
+                QosClass::BestEffort => {
+                    self.hold(Reason::BestEffortImmutable, "a BestEffort pod cannot get requests")
+                }
+                _ => self.hold(Reason::NotDeclared, "the owner declares no request"),
+            });
+        };
+        self.class()?;
+        self.any_direction()?;
+        let (request, limit) = self.followed(current, request)?;
+        let limit = limit.or(self.sizing().limit).filter(|_| current_limit.is_some());
+        let wanted = Wanted { request: (current, request), limit: current_limit.zip(limit) };
+        self.worth_it(wanted)?;
+        let wanted = if wanted.decreases() { self.lowered(wanted)? } else { wanted };
+        if wanted.increases() {
+            self.increase(wanted)?;
+        }
+        self.limit_of_runtime(wanted)?;
+        Ok(self.stepped(wanted))
+    }
+
+    /// One step towards what is wanted.
+    fn stepped(&self, wanted: Wanted) -> Resources {
+        let limits = &self.policy.update.max_step;
+        let (request_grain, limit_grain) = match self.resource {
+            Resource::Cpu => (1, CPU_LIMIT_GRAIN),
+            Resource::Memory => (Bytes::MEBIBYTE, Bytes::MEBIBYTE),
+        };
+        let step = |(from, to): (u64, u64), grain| {
+            (from != to).then(|| one_step(from, to, limits, grain)).filter(|to| *to != from)
+        };
+        let request = step(wanted.request, request_grain);
+        let limit = wanted.limit.and_then(|limit| step(limit, limit_grain));
+        // a request never passes its limit on the way
+        let ceiling = limit.or(wanted.limit.map(|(from, _)| from));
+        let request = request.map(|request| ceiling.map_or(request, |ceiling| request.min(ceiling)));
+        let amounts = |value: Option<u64>| match self.resource {
+            Resource::Cpu => Amounts { cpu: value.map(MilliCpu), memory: None },
+            Resource::Memory => Amounts { cpu: None, memory: value.map(Bytes) },
+        };
+        Resources { requests: amounts(request), limits: amounts(limit) }
+    }
+
+    fn class(&self) -> Result<(), Hold> {
+        if self.qos != QosClass::Guaranteed {
+            return Ok(());
+        }
+        self.refuse(
+            self.container.cgroup.exclusive_cpus,
+            Reason::ExclusiveCpus,
+            "a static CPU or Memory manager gave the container CPUs or memory of its own",
+        )?;
+        self.refuse(
+            self.policy.guaranteed == Guaranteed::Hold,
+            Reason::GuaranteedMovesLimits,
+            "request and limit of a Guaranteed pod are one; guaranteed: MoveTogether moves both",
+        )
+    }
+
+    fn any_direction(&self) -> Result<(), Hold> {
+        let container = self.container;
+        let (restarts, coupled, pinned, controlled) = match self.resource {
+            Resource::Cpu => (
+                container.cpu_restarts,
+                container.cpu_coupled,
+                container.cpu_pinned,
+                self.policy.update.resources.cpu,
+            ),
+            Resource::Memory => (
+                container.memory_restarts,
+                container.memory_coupled,
+                container.memory_pinned,
+                self.policy.update.resources.memory,
+            ),
+        };
+        self.refuse(!controlled, Reason::NotControlled, "the policy only recommends it")?;
+        self.refuse(pinned, Reason::Pinned, "an annotation of the workload pins it")?;
+        self.refuse(restarts, Reason::RestartRequired, "resizePolicy is RestartContainer")?;
+        let message = "resourceFieldRef hands this amount to the process, which would not see the change";
+        self.refuse(coupled, Reason::ResourceCoupled, message)?;
+        let message = "the cgroup differs from what the kubelet says: something else writes it";
+        self.refuse(container.cgroup.foreign_writer, Reason::ForeignCgroupWriter, message)?;
+        let swaps = self.resource == Resource::Memory && container.cgroup.swap;
+        self.refuse(swaps, Reason::SwapEnabled, "memory.swap.max is not 0: use is more than memory shows")
+    }
+
+    /// What an autoscaler on the same resource leaves: the declared size, or the request that keeps its target.
+    fn followed(&self, current: u64, request: u64) -> Result<(u64, Option<u64>), Hold> {
+        let Some(followed) = self.at.hpa.iter().find(|f| f.resource == self.resource) else {
+            return Ok((request, None));
+        };
+        if self.policy.hpa == Hpa::KeepUtilisation {
+            let target = followed.target.filter(|t| *t > 0).ok_or_else(|| {
+                self.hold(Reason::HpaControlsResource, "the autoscaler's target utilisation is not known")
+            })?;
+            let mean = match self.resource {
+                Resource::Cpu => self.size.evidence.cpu_mean.0,
+                Resource::Memory => self.size.evidence.memory_mean.0,
+            };
+            let kept = mean.saturating_mul(100).div_ceil(u64::from(target));
+            let (lower, upper) = (self.sizing().lower.unwrap_or(0), self.sizing().upper.unwrap_or(u64::MAX));
+            return Ok((kept.min(upper).max(lower), None));
+        }
+        let (declared, declared_limit) = self.of(&self.container.declared);
+        match declared {
+            // held at a shrunk size, the autoscaler would scale out for ever
+            Some(declared) if declared != current => Ok((declared, declared_limit)),
+            _ => Err(self.hold(
+                Reason::HpaControlsResource,
+                "a HorizontalPodAutoscaler computes utilisation from this request, which is as declared",
+            )),
+        }
+    }
+
+    /// Nothing is written for a change below `minChange` of both request and limit, or for one that the kernel and the
+    /// scheduler do not see.
+    fn worth_it(&self, wanted: Wanted) -> Result<(), Hold> {
+        let least = u128::from(self.policy.update.min_change.thousandths());
+        let large = |(from, to): (u64, u64)| {
+            from != to && u128::from(from.abs_diff(to)) * 1000 >= u128::from(from) * least
+        };
+        let (from, to) = wanted.request;
+        let limit = wanted.limit.is_some_and(large);
+        if !large(wanted.request) && !limit {
+            let (from, to) = (self.show(from), self.show(to));
+            let message = format!("{from} > {to} is below minChange {}", self.policy.update.min_change);
+            return Err(self.hold(Reason::ChangeTooSmall, message));
+        }
+        let small = self.resource == Resource::Cpu && !limit && from.abs_diff(to) < WEIGHT_STEP && to < from;
+        let message = format!("{} > {} frees less than {WEIGHT_STEP}m", self.show(from), self.show(to));
+        self.refuse(small, Reason::BelowWeightStep, message)
+    }
+
+    /// What is wanted of a decrease: all of it, or the end of a start-up boost.
+    fn lowered(&self, wanted: Wanted) -> Result<Wanted, Hold> {
+        match self.decrease(wanted) {
+            Ok(()) => Ok(wanted),
+            Err(hold) => self.after_boost(wanted, &hold).ok_or(hold),
+        }
+    }
+
+    /// What a start-up boost added is taken back when start-up ends, without waiting for evidence: what is declared was
+    /// enough at the time before.
+    fn after_boost(&self, wanted: Wanted, hold: &Hold) -> Option<Wanted> {
+        let waits = matches!(hold.reason, Reason::CooldownActive | Reason::InsufficientCoverage);
+        let boosted = self.pod.boosted && !self.size.evidence.starting;
+        let declared = self.of(&self.container.declared).0?;
+        let (current, request) = wanted.request;
+        (waits && boosted && self.size.evidence.fresh && declared < current)
+            .then(|| Wanted { request: (current, request.max(declared)), limit: None })
+    }
+
+    fn decrease(&self, wanted: Wanted) -> Result<(), Hold> {
+        self.trusted()?;
+        self.proven()?;
+        self.lent(wanted)?;
+        if let Some(last) = self.pod.last_resize
+            && last + self.policy.update.cooldown > self.at.now
+        {
+            let left = (last + self.policy.update.cooldown).since(self.at.now).as_secs();
+            return Err(self.hold(Reason::CooldownActive, format!("{left} s of the cooldown are left")));
+        }
+        match self.resource {
+            Resource::Cpu => self.less_cpu(wanted),
+            Resource::Memory => self.less_memory(wanted),
+        }
+    }
+
+    /// The state of the coordinator and of the fleet.
+    fn trusted(&self) -> Result<(), Hold> {
+        let at = self.at;
+        self.refuse(at.starting, Reason::CoordinatorStarting, "agents may still replay to the new leader")?;
+        self.refuse(at.clock_jumped, Reason::ClockJumped, "the clock jumped within the last interval")?;
+        match &at.breaker {
+            Some(harm) => Err(self.hold(Reason::BreakerOpen, harm.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// The evidence for less.
+    fn proven(&self) -> Result<(), Hold> {
+        let evidence = &self.size.evidence;
+        let EvidenceSummary { window, covered, .. } = evidence;
+        self.refuse(evidence.starting, Reason::StartingUp, "start-up needs more than runtime")?;
+        let message = "a running Job is only raised: the next run starts at the new size";
+        self.refuse(self.pod.job, Reason::JobRunning, message)?;
+        let message = "no usage was seen in the last 5 minutes";
+        self.refuse(!evidence.fresh, Reason::InsufficientCoverage, message)?;
+        let needed = u128::from(self.policy.minimum_coverage.thousandths());
+        let message = format!(
+            "{} s of {} s have data, {} needed before anything shrinks",
+            covered.as_secs(),
+            window.as_secs(),
+            self.policy.minimum_coverage
+        );
+        let too_little = covered.as_millis() * 1000 < window.as_millis() * needed;
+        self.refuse(too_little, Reason::InsufficientCoverage, message)?;
+        let message = "its owner rolls out a new revision";
+        self.refuse(self.at.owner_progressing, Reason::OwnerProgressing, message)?;
+        match evidence.unseen_peak_hour {
+            Some(hour) => {
+                let message = format!(
+                    "earlier revisions had their daily peak at {hour:02}:00 UTC, this one was not seen then"
+                );
+                Err(self.hold(Reason::RevisionUnproven, message))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// A decrease is a loan: it must be possible to call it back.
+    fn lent(&self, wanted: Wanted) -> Result<(), Hold> {
+        let unknown = self.policy.replacement == Replacement::Known && !self.at.replacement_known;
+        let message = "a replacement would start at template size: no admission webhook runs";
+        self.refuse(unknown, Reason::ReplacementSizeUnknown, message)?;
+        if !wanted.request_falls() {
+            return Ok(());
+        }
+        let debt = self.at.restart_debt.filter(|debt| debt.is_full(self.resource));
+        let full = debt.is_some() && !self.at.replacement_known;
+        self.refuse(full, Reason::RestartDebt, "replacements would ask for more than the cluster may owe")?;
+        let way_back = wanted.request.0 - wanted.request.1;
+        let free = self.at.quota_free.and_then(|free| match self.resource {
+            Resource::Cpu => free.cpu.map(|c| c.0),
+            Resource::Memory => free.memory.map(|m| m.0),
+        });
+        match free.filter(|free| *free < way_back) {
+            Some(free) => {
+                let (free, way_back) = (self.show(free), self.show(way_back));
+                let message = format!("the quota leaves {free}, the way back needs {way_back}");
+                Err(self.hold(Reason::QuotaHeadroom, message))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn less_cpu(&self, wanted: Wanted) -> Result<(), Hold> {
+        let shrunk = self.pod.node.as_ref().map_or(0, |node| node.slice_shrunk);
+        let spent = wanted.request_falls() && self.qos == QosClass::Burstable && shrunk >= SLICE_BUDGET;
+        let message = format!(
+            "requests of the node's Burstable pods shrank by {}.{}% within the hour",
+            shrunk / 10,
+            shrunk % 10
+        );
+        self.refuse(spent, Reason::SliceShrinkBudget, message)?;
+        let burst = wanted.lower_limit().is_some() && self.container.cgroup.cpu_burst;
+        self.refuse(burst, Reason::CpuBurst, "cpu.max.burst is set: the kernel refuses a lower limit")
+    }
+
+    fn less_memory(&self, wanted: Wanted) -> Result<(), Hold> {
+        let never = self.policy.update.memory_decrease == MemoryDecrease::Never;
+        self.refuse(never, Reason::MemoryDecreaseForbidden, "updateStrategy.memoryDecrease is Never")?;
+        if let Some(node) = &self.pod.node {
+            self.refuse(node.memory_pressure, Reason::NodeMemoryPressure, "the node has MemoryPressure")?;
+            let message = "tasks of the node stall for memory";
+            self.refuse(node.memory_stalls, Reason::NodeMemoryPressure, message)?;
+            let message = "the peaks of the node's pods add up to more memory than it has";
+            self.refuse(node.overcommitted && wanted.request_falls(), Reason::NodeOvercommitted, message)?;
+        }
+        let EvidenceSummary { memory_recent_peak, memory_rising, .. } = self.size.evidence;
+        self.refuse(memory_rising, Reason::MemoryRising, "memory use has risen in the last minute")?;
+        if let (Some(_), Some(language)) = (wanted.lower_limit(), self.container.language)
+            && language.fixes_heap()
+        {
+            let message = format!("{language:?} sized its heap from the limit when it started");
+            return Err(self.hold(Reason::HeapFixedAtStart, message));
+        }
+        let least = u128::from(memory_recent_peak.0) * u128::from(MEMORY_MARGIN) / 1000;
+        // with MemoryQoS the kernel reclaims above the request
+        let enforced = wanted.request_falls() && self.container.cgroup.memory_qos;
+        let values = [("limit", wanted.lower_limit()), ("request", enforced.then_some(wanted.request.1))];
+        for (what, value) in values {
+            if let Some(value) = value.filter(|value| u128::from(*value) < least) {
+                let message =
+                    format!("{what} {} is below the recent peak {memory_recent_peak} plus 10%", Bytes(value));
+                return Err(self.hold(Reason::MemoryInUse, message));
+            }
+        }
+        Ok(())
+    }
+
+    fn increase(&self, wanted: Wanted) -> Result<(), Hold> {
+        let Some(node) = &self.pod.node else { return Ok(()) };
+        if let Some(waiting) = &node.admitting {
+            let message = format!("{waiting} waits to be admitted by node {}", node.name);
+            return Err(self.hold(Reason::NodeAdmitting, message));
+        }
+        let free = node.free.and_then(|free| match self.resource {
+            Resource::Cpu => free.cpu.map(|c| c.0),
+            Resource::Memory => free.memory.map(|m| m.0),
+        });
+        let growth = wanted.request.1.saturating_sub(wanted.request.0);
+        match free.filter(|free| growth > *free) {
+            // a start passes by itself: it is not worth anybody's place
+            Some(free) if self.at.deferred_preempts || self.sizing().has(StepKind::Boost) => {
+                let (free, growth) = (self.show(free), self.show(growth));
+                let message = format!("node {} has {free} left, {growth} more is wanted", node.name);
+                Err(self.hold(Reason::WouldPreempt, message))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Go follows its CPU limit while it runs: its parallelism would change.
+    fn limit_of_runtime(&self, wanted: Wanted) -> Result<(), Hold> {
+        let moves = self.resource == Resource::Cpu && wanted.limit.is_some_and(|(from, to)| from != to);
+        let follows = self.container.language == Some(crate::resources::LanguageRuntime::Go);
+        self.refuse(moves && follows, Reason::RuntimeFollowsLimit, "GOMAXPROCS would follow the CPU limit")
+    }
+}

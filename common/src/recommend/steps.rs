@@ -1,0 +1,144 @@
+//! The steps of a recommendation, as data and as text.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::quantity::{Bytes, MilliCpu};
+use crate::resources::Resource;
+
+/// One step of a recommendation: the value after it, in millicores or bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// What acted.
+    pub kind: StepKind,
+    /// What it made of the value.
+    pub value: u64,
+    /// More about it: the percentile and its count, the factor, the expert, the policy that a bound comes from.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub detail: String,
+}
+
+impl Step {
+    /// A step.
+    pub fn new(kind: StepKind, value: u64, detail: impl Into<String>) -> Self {
+        Self { kind, value, detail: detail.into() }
+    }
+}
+
+/// What can act on a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StepKind {
+    /// The policy's percentile of the window.
+    Percentile,
+    /// Times the safety factor.
+    SafetyFactor,
+    /// The size of the adaptive strategy's expert.
+    Expert,
+    /// The value of the user's formula.
+    Expression,
+    /// Present use, which the thresholds are compared with.
+    Use,
+    /// Use reached the upper threshold.
+    ThresholdUp,
+    /// Use fell to the lower threshold.
+    ThresholdDown,
+    /// Between the thresholds, or too soon: what there is.
+    ThresholdKeep,
+    /// What pods of other revisions or on other nodes needed.
+    Others,
+    /// What this pod needs more than its siblings.
+    HotPod,
+    /// Throttled: demand is not known, so the size probes upward.
+    Probe,
+    /// Raised before a burst that repeats at this hour of the week.
+    Anticipation,
+    /// The size while starting.
+    Boost,
+    /// Not below the mean of the window.
+    MeanFloor,
+    /// Not below the highest working set of the window.
+    PeakFloor,
+    /// Not below what an OOM kill proved too small.
+    OomFloor,
+    /// Not lowered below the peak that this hour of the week had.
+    HourOfWeekFloor,
+    /// Not below what the platform can express.
+    PlatformFloor,
+    /// Not below `resourceBounds` min.
+    BoundMin,
+    /// Not above `resourceBounds` max.
+    BoundMax,
+    /// Not below the min bound of a policy that enforces it.
+    EnforcedMin,
+    /// Not above the max bound of a policy that enforces it.
+    EnforcedMax,
+    /// Rounded up to a grain.
+    Rounding,
+    /// Not above the limit, which is kept.
+    LimitKept,
+    /// The limit keeps its declared ratio to the request.
+    LimitRatio,
+    /// The limit follows use with headroom.
+    LimitHeadroom,
+    /// The limit is not below what it has to hold: the request, recent use, a start, files in memory.
+    LimitFloor,
+}
+
+impl fmt::Display for StepKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Percentile => "percentile",
+            Self::SafetyFactor => "safety factor",
+            Self::Expert => "expert",
+            Self::Expression => "expression",
+            Self::Use => "use",
+            Self::ThresholdUp => "above the upper threshold",
+            Self::ThresholdDown => "below the lower threshold",
+            Self::ThresholdKeep => "kept by the thresholds",
+            Self::Others => "what other pods needed",
+            Self::HotPod => "hot pod",
+            Self::Probe => "probe while throttled",
+            Self::Anticipation => "ahead of a repeated burst",
+            Self::Boost => "start-up boost",
+            Self::MeanFloor => "mean as floor",
+            Self::PeakFloor => "highest peak as floor",
+            Self::OomFloor => "OOM kill as floor",
+            Self::HourOfWeekFloor => "hour of the week as floor",
+            Self::PlatformFloor => "platform floor",
+            Self::BoundMin => "min bound",
+            Self::BoundMax => "max bound",
+            Self::EnforcedMin => "enforced min bound",
+            Self::EnforcedMax => "enforced max bound",
+            Self::Rounding => "rounded up",
+            Self::LimitKept => "limit kept",
+            Self::LimitRatio => "limit by ratio",
+            Self::LimitHeadroom => "limit with headroom",
+            Self::LimitFloor => "limit floor",
+        })
+    }
+}
+
+/// A value in the canonical form of its resource.
+pub fn amount(resource: Resource, value: u64) -> String {
+    match resource {
+        Resource::Cpu => MilliCpu(value).to_string(),
+        Resource::Memory => Bytes(value).to_string(),
+    }
+}
+
+/// As [`amount`], but bytes that no binary suffix divides are shown in mebibytes with one decimal, rounded up.
+pub(super) fn readable(resource: Resource, value: u64) -> String {
+    const TENTHS: u64 = Bytes::MEBIBYTE / 10;
+    if resource == Resource::Cpu || value.is_multiple_of(1 << 10) || value < TENTHS {
+        return amount(resource, value);
+    }
+    let tenths = value.saturating_mul(10).div_ceil(Bytes::MEBIBYTE);
+    format!("{}.{}Mi", tenths / 10, tenths % 10)
+}
+
+/// The steps as one line.
+pub(super) fn line(steps: &[Step], resource: Resource) -> String {
+    let steps = steps.iter().map(|step| format!("{} {}", step.kind, readable(resource, step.value)));
+    steps.collect::<Vec<_>>().join(" > ")
+}

@@ -1,0 +1,283 @@
+//! The value before bounds: exactly what the strategy's formula says, then what evidence beside it raises.
+
+use super::steps::{Step, StepKind};
+use super::{CPU_UNITS_PER_MILLICORE, No, PROBE, Series, times};
+use crate::decide::Reason;
+use crate::expression::{Present, Statistics, to_amount};
+use crate::histogram::MergedHistogram;
+use crate::policy::{Boost, Objective, Scope, Strategy, ThresholdParams};
+use crate::quantity::Bytes;
+use crate::resources::{Resource, Resources};
+use crate::sample::MEMORY_UNIT_BYTES;
+use crate::startup::{LearnedStart, Phase};
+use crate::threshold::{ThresholdVerdict, threshold};
+
+/// Earlier weeks that must show a burst before it is raised for.
+const WEEKS_TO_ANTICIPATE: usize = 2;
+
+impl Series<'_> {
+    /// The value before bounds.
+    pub(super) fn formula(&self, steps: &mut Vec<Step>) -> Result<u64, No> {
+        let own = match &self.policy.strategy {
+            Strategy::Percentile => self.percentile(self.values(), steps),
+            Strategy::Threshold(params) => self.threshold(params, steps),
+            Strategy::Adaptive(objective) => self.adaptive(*objective, steps),
+            Strategy::Expression(params) => match self.resource {
+                Resource::Cpu => self.expression(params.cpu.as_deref(), steps),
+                Resource::Memory => self.expression(params.memory.as_deref(), steps),
+            },
+        }?;
+        let from_others = self.from_others(own.is_some());
+        if own.is_none() && from_others.is_none() {
+            return Err((Reason::NoData, "no usage was seen within the window".to_owned()));
+        }
+        let mut value = own.unwrap_or(0);
+        for (to, kind, detail) in [
+            (from_others, StepKind::Others, "another revision or kind of node may raise, never lower"),
+            (self.hot_pod(), StepKind::HotPod, "of the last hour"),
+            (self.probe(), StepKind::Probe, "use is a lower bound of demand"),
+            (
+                self.anticipated(),
+                StepKind::Anticipation,
+                "this hour or the next had this peak in earlier weeks",
+            ),
+        ] {
+            value = raised(value, to, kind, detail, steps);
+        }
+        if self.asked.phase == Phase::Startup {
+            value = raised(value, self.boosted(value), StepKind::Boost, "until start-up ends", steps);
+        }
+        Ok(value)
+    }
+
+    /// Use within the window, in the series' unit.
+    fn values(&self) -> Option<&MergedHistogram> {
+        let evidence = self.asked.evidence;
+        match self.resource {
+            Resource::Cpu => evidence.cpu_seconds(),
+            Resource::Memory => Some(&evidence.memory),
+        }
+    }
+
+    /// Percentile times safety factor; `None` without data.
+    #[allow(clippy::unnecessary_wraps, reason = "one signature for all strategies")]
+    fn percentile(&self, values: Option<&MergedHistogram>, steps: &mut Vec<Step>) -> Result<Option<u64>, No> {
+        let policy = self.policy;
+        let Some((quantile, count)) =
+            values.and_then(|v| Some((v.quantile(policy.percentile.permyriad())?, v.count())))
+        else {
+            return Ok(None);
+        };
+        let value = (self.scale)(quantile);
+        steps.push(Step::new(
+            StepKind::Percentile,
+            value,
+            format!("{} of {count} values", policy.percentile),
+        ));
+        let value = policy.safety_factor.times(value);
+        steps.push(Step::new(StepKind::SafetyFactor, value, format!("times {}", policy.safety_factor)));
+        Ok(Some(value))
+    }
+
+    /// The policy's percentile of the last five minutes against the thresholds; without a request nothing is compared.
+    fn threshold(&self, params: &ThresholdParams, steps: &mut Vec<Step>) -> Result<Option<u64>, No> {
+        let recent = &self.asked.evidence.recent;
+        let values = match self.resource {
+            Resource::Cpu => &recent.cpu,
+            Resource::Memory => &recent.memory,
+        };
+        let Some(quantile) = values.quantile(self.policy.percentile.permyriad()) else { return Ok(None) };
+        let Some(current) = self.current.0.filter(|request| *request > 0) else {
+            return Err((Reason::NotDeclared, "thresholds need a request to compare use with".to_owned()));
+        };
+        let used = (self.scale)(quantile);
+        let detail = format!("{} of {} values of the last 5 minutes", self.policy.percentile, values.count());
+        steps.push(Step::new(StepKind::Use, used, detail));
+        let floor = match self.resource {
+            Resource::Cpu => 0,
+            Resource::Memory => params.min_request_memory.0,
+        };
+        let since = self.asked.last_resize.map(|at| self.asked.evidence.now.since(at));
+        let (kind, value, detail) = match threshold(params, used, current, floor, since) {
+            ThresholdVerdict::Up(to) => {
+                let detail = format!("{} of the request is used", params.scale_up_threshold);
+                (StepKind::ThresholdUp, to, detail)
+            }
+            ThresholdVerdict::Down(to) => {
+                let detail = format!("at most {} of the request is used", params.scale_down_threshold);
+                (StepKind::ThresholdDown, to, detail)
+            }
+            ThresholdVerdict::Keep => (StepKind::ThresholdKeep, current, String::new()),
+            ThresholdVerdict::Cooling(to) => {
+                (StepKind::ThresholdKeep, current, format!("{} waits for the cooldown", self.show(to)))
+            }
+        };
+        steps.push(Step::new(kind, value, detail));
+        Ok(Some(value))
+    }
+
+    #[allow(clippy::unnecessary_wraps, reason = "one signature for all strategies")]
+    fn adaptive(&self, objective: Objective, steps: &mut Vec<Step>) -> Result<Option<u64>, No> {
+        let evidence = self.asked.evidence;
+        let state = match self.resource {
+            Resource::Cpu => &evidence.cpu_adaptive,
+            Resource::Memory => &evidence.memory_adaptive,
+        };
+        let Some(target) = state.target(objective) else { return Ok(None) };
+        let value = (self.scale)(target.value);
+        let others = target.costs.iter().filter(|cost| cost.expert != target.expert).take(2);
+        let price = |expert| target.costs.iter().find(|c| c.expert == expert).map_or(0, |c| c.cost);
+        let rest: Vec<String> = others
+            .map(|cost| {
+                format!(
+                    "{} would ask for {} at cost {}",
+                    cost.expert,
+                    self.show((self.scale)(cost.size)),
+                    cost.cost
+                )
+            })
+            .collect();
+        let detail = format!(
+            "{} over {} minutes at cost {}; {}",
+            target.expert,
+            target.minutes,
+            price(target.expert),
+            rest.join("; ")
+        );
+        steps.push(Step::new(StepKind::Expert, value, detail));
+        Ok(Some(value))
+    }
+
+    fn expression(&self, source: Option<&str>, steps: &mut Vec<Step>) -> Result<Option<u64>, No> {
+        let Some(source) = source else { return self.percentile(self.values(), steps) };
+        if self.values().is_none_or(|values| values.count() == 0) {
+            return Ok(None);
+        }
+        let present = |resource| present(resource, &self.asked.container.desired);
+        let statistics = Statistics {
+            evidence: self.asked.evidence,
+            cpu: present(Resource::Cpu),
+            memory: present(Resource::Memory),
+        };
+        let value = self
+            .asked
+            .expressions
+            .evaluate(source, &statistics)
+            .and_then(|value| to_amount(self.resource, value))
+            .map_err(|error| (Reason::ExpressionFailed, format!("{source}: {error}")))?;
+        steps.push(Step::new(StepKind::Expression, value, source));
+        Ok(Some(value))
+    }
+
+    /// What pods of other revisions or on other kinds of nodes needed, by the percentile and the safety factor. It counts
+    /// until these pods have evidence of their own.
+    fn from_others(&self, own: bool) -> Option<u64> {
+        let evidence = self.asked.evidence;
+        let others = evidence.others.as_ref()?;
+        let needed = u128::from(self.policy.minimum_coverage.thousandths());
+        let covered = evidence.coverage().as_millis() * 1000 >= evidence.window.as_millis() * needed;
+        if own && covered && evidence.unseen_peak_hour.is_none() {
+            return None;
+        }
+        let values = match self.resource {
+            Resource::Cpu => crate::store::most(&others.cpu),
+            Resource::Memory => Some(&others.memory),
+        }?;
+        Some(
+            self.policy
+                .safety_factor
+                .times((self.scale)(values.quantile(self.policy.percentile.permyriad())?)),
+        )
+    }
+
+    fn hot_pod(&self) -> Option<u64> {
+        let pod = self.asked.pod.filter(|_| self.policy.scope == Scope::Pod)?;
+        let used = match self.resource {
+            Resource::Cpu => pod.cpu.quantile(self.policy.percentile.permyriad())?,
+            Resource::Memory => pod.memory,
+        };
+        Some(self.policy.safety_factor.times((self.scale)(used)))
+    }
+
+    /// A throttled container asks for more in constant steps until demand shows. The limit has to move with it: where it
+    /// is kept, the request ends there.
+    fn probe(&self) -> Option<u64> {
+        self.is_throttled().then(|| self.current.0.map(|request| times(request, PROBE)))?
+    }
+
+    fn anticipated(&self) -> Option<u64> {
+        let evidence = self.asked.evidence;
+        let peaks = match self.resource {
+            Resource::Cpu => &evidence.cpu_peaks,
+            Resource::Memory => &evidence.memory_peaks,
+        };
+        let supported = self.policy.anticipate && peaks.weeks_known(evidence.now) >= WEEKS_TO_ANTICIPATE;
+        Some((self.scale)(peaks.hour_of_week(evidence.now).filter(|_| supported)?))
+    }
+
+    /// The size while starting, when the policy has one.
+    fn boosted(&self, runtime: u64) -> Option<u64> {
+        let learned = &self.asked.evidence.startup;
+        match self.resource {
+            Resource::Cpu => {
+                let amount = |boost| {
+                    boosted_to(
+                        boost,
+                        |amount: crate::quantity::MilliCpu| amount.0,
+                        runtime,
+                        learned_cpu(learned),
+                    )
+                };
+                amount(self.policy.startup.cpu?)
+            }
+            Resource::Memory => {
+                let amount =
+                    |boost| boosted_to(boost, |amount: Bytes| amount.0, runtime, learned_memory(learned));
+                amount(self.policy.startup.memory?)
+            }
+        }
+    }
+}
+
+/// The higher of the two.
+fn raised(value: u64, to: Option<u64>, kind: StepKind, detail: &str, steps: &mut Vec<Step>) -> u64 {
+    match to.filter(|to| *to > value) {
+        Some(to) => {
+            steps.push(Step::new(kind, to, detail));
+            to
+        }
+        None => value,
+    }
+}
+
+fn boosted_to<T>(boost: Boost<T>, raw: fn(T) -> u64, runtime: u64, learned: Option<u64>) -> Option<u64> {
+    match boost {
+        Boost::Times(factor) => Some(factor.times(runtime)),
+        Boost::Amount(amount) => Some(raw(amount)),
+        Boost::Learned => learned,
+    }
+}
+
+fn learned_cpu(learned: &LearnedStart) -> Option<u64> {
+    (learned.starts > 0).then(|| learned.cpu.div_ceil(CPU_UNITS_PER_MILLICORE))
+}
+
+fn learned_memory(learned: &LearnedStart) -> Option<u64> {
+    (learned.starts > 0).then(|| learned.memory.saturating_mul(MEMORY_UNIT_BYTES))
+}
+
+/// Requests and limits as formulas see them.
+#[allow(clippy::cast_precision_loss, reason = "quantities of containers are far below 2^53")]
+fn present(resource: Resource, of: &Resources) -> Present {
+    let Resources { requests, limits } = of;
+    match resource {
+        Resource::Cpu => {
+            let cores = |cpu: Option<crate::quantity::MilliCpu>| cpu.map_or(0.0, |c| c.0 as f64 / 1000.0);
+            Present { request: cores(requests.cpu), limit: cores(limits.cpu) }
+        }
+        Resource::Memory => {
+            let bytes = |memory: Option<Bytes>| memory.map_or(0.0, |m| m.0 as f64);
+            Present { request: bytes(requests.memory), limit: bytes(limits.memory) }
+        }
+    }
+}

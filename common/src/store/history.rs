@@ -1,0 +1,361 @@
+//! The use of the alike pods of one container of a workload.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::Interval;
+use super::evidence::{Evidence, Parts};
+use super::oom::OomEvidence;
+use super::recent::{PodUse, RecentPods};
+use crate::adaptive::Adaptive;
+use crate::frame::ContainerRecord;
+use crate::histogram::UsageHistogram;
+use crate::peaks::MinutePeaks;
+use crate::resources::Resource;
+use crate::sample::{CpuCounters, memory_units};
+use crate::startup::{Phase, StartProfile, StartSample};
+use crate::time::Timestamp;
+
+/// Width of the finest slot, and of one bit of coverage.
+pub const FINE_SLOT: Duration = Duration::from_secs(15);
+
+/// (age up to which, width of slots of that age). Beyond the last: six hours.
+const TIERS: [(Duration, Duration); 3] = [
+    (Duration::from_secs(300), FINE_SLOT),
+    (Duration::from_secs(3600), Duration::from_secs(300)),
+    (Duration::from_secs(24 * 3600), Duration::from_secs(3600)),
+];
+const COARSEST: Duration = Duration::from_secs(6 * 3600);
+
+/// How far back memory is compared to tell whether it rises, and what counts as present use.
+pub(super) const RECENT: Duration = Duration::from_secs(300);
+/// The newest part of [`RECENT`], which is compared with the rest.
+const NEWEST: Duration = Duration::from_secs(60);
+
+/// Frames this far ahead of the coordinator's clock are dated back to it: their clock offset was measured wrong.
+const MAX_AHEAD: Duration = Duration::from_secs(60);
+
+/// How late a frame may come: agents hold half an hour of frames and replay them. What is older is final, so that what
+/// Adaptive learned from it does not depend on the order of frames.
+const FINAL_AFTER: Duration = Duration::from_secs(2100);
+
+/// Seconds that were run are compared with those that were seen only once frames had time to arrive.
+const FRAME_LAG: Duration = Duration::from_secs(60);
+
+/// Use of one container of a workload, all alike pods together.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct History {
+    slots: BTreeMap<(Timestamp, Duration), Slot>,
+    /// Fine slots that had data, by their start: bits of coverage.
+    covered: BTreeSet<Timestamp>,
+    /// Per minute the highest CPU of a second of any pod, units of 0.1 millicore.
+    pub(super) cpu_peaks: MinutePeaks,
+    /// Per minute the highest working set of any pod, units of 64 KiB.
+    pub(super) memory_peaks: MinutePeaks,
+    /// What Adaptive learned of the minutes that are final.
+    cpu_adaptive: Adaptive,
+    memory_adaptive: Adaptive,
+    oom: Option<OomEvidence>,
+    pods: RecentPods,
+    pub(super) starts: StartProfile,
+}
+
+/// Use in one slot of time.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+struct Slot {
+    /// By slot length: unlike lengths never merge.
+    cpu_tick: BTreeMap<u32, UsageHistogram>,
+    cpu_second: BTreeMap<u32, UsageHistogram>,
+    working_set: BTreeMap<u32, UsageHistogram>,
+    memory_total: BTreeMap<u32, UsageHistogram>,
+    cpu: CpuCounters,
+    oom_kills: u64,
+    /// Pod-time that agents saw.
+    observed: Duration,
+    /// Pod-time that there was.
+    ran: Duration,
+}
+
+impl Default for History {
+    fn default() -> Self {
+        Self {
+            slots: BTreeMap::new(),
+            covered: BTreeSet::new(),
+            cpu_peaks: MinutePeaks::default(),
+            memory_peaks: MinutePeaks::default(),
+            cpu_adaptive: Adaptive::new(Resource::Cpu),
+            memory_adaptive: Adaptive::new(Resource::Memory),
+            oom: None,
+            pods: RecentPods::default(),
+            starts: StartProfile::default(),
+        }
+    }
+}
+
+impl History {
+    /// Adds one record. Only `now` decides how coarse its slot is.
+    pub fn add(&mut self, record: &ContainerRecord, interval: &Interval, now: Timestamp) {
+        let ahead = interval.end.since(now);
+        let Interval { start, end, phase, started, .. } = *interval;
+        let (start, end) = if ahead > MAX_AHEAD { (start - ahead, end - ahead) } else { (start, end) };
+        let middle = start + end.since(start) / 2;
+        let slot = self.slots.entry(slot_of(middle, now)).or_default();
+        // what a limit must hold, whatever the phase
+        merge_series(&mut slot.memory_total, &record.memory_total);
+        slot.oom_kills = slot.oom_kills.saturating_add(record.oom_kills);
+        slot.observed += end.since(start);
+        if let Some(started) = started {
+            self.starts.add(&StartSample {
+                container: record.key.id,
+                started,
+                end,
+                phase,
+                cpu: &record.cpu_second,
+                memory: record.memory_working_set.max(),
+            });
+        }
+        if phase == Phase::Runtime {
+            self.add_runtime(record, (start, middle, end), now);
+        }
+        if record.oom_kills > 0 {
+            self.add_oom(record, end);
+        }
+    }
+
+    fn add_runtime(
+        &mut self,
+        record: &ContainerRecord,
+        (start, middle, end): (Timestamp, Timestamp, Timestamp),
+        now: Timestamp,
+    ) {
+        let slot = self.slots.entry(slot_of(middle, now)).or_default();
+        for (into, from) in [
+            (&mut slot.cpu_tick, &record.cpu_tick),
+            (&mut slot.cpu_second, &record.cpu_second),
+            (&mut slot.working_set, &record.memory_working_set),
+        ] {
+            merge_series(into, from);
+        }
+        slot.cpu = slot.cpu.plus(record.cpu);
+        if !record.cpu_second.is_empty() {
+            let throttled = is_throttled(record.cpu);
+            self.cpu_peaks.record(middle, record.cpu_second.max(), throttled);
+            self.pods.add(record, middle);
+        }
+        if !record.memory_working_set.is_empty() {
+            self.memory_peaks.record(middle, record.memory_working_set.max(), false);
+        }
+        if !record.cpu_second.is_empty() || !record.memory_working_set.is_empty() {
+            let mut at = start.floor_to(FINE_SLOT);
+            // a frame covers the fine slots whose middle it holds, and at least the one that it is filed under
+            self.cover(middle.floor_to(FINE_SLOT));
+            while at < end {
+                if at + FINE_SLOT / 2 >= start && at + FINE_SLOT / 2 < end {
+                    self.cover(at);
+                }
+                at = at + FINE_SLOT;
+            }
+        }
+    }
+
+    fn cover(&mut self, slot: Timestamp) {
+        if self.covered.insert(slot)
+            && let Some(oom) = self.oom.as_mut().filter(|oom| slot >= oom.at)
+        {
+            oom.seen_since += FINE_SLOT;
+        }
+    }
+
+    fn add_oom(&mut self, record: &ContainerRecord, end: Timestamp) {
+        let limit = record.limits.memory.map_or(0, |limit| memory_units(limit.0));
+        let size = limit.max(record.memory_total.max()).max(record.memory_working_set.max());
+        let seen = self.covered.range(end..).count();
+        let seen_since = FINE_SLOT * u32::try_from(seen).unwrap_or(u32::MAX);
+        self.oom = Some(OomEvidence::merge(self.oom, OomEvidence { at: end, size, seen_since }));
+        self.memory_adaptive.oom(end, size);
+    }
+
+    /// A container ran from `start` to `end`, whether or not anybody saw it.
+    pub(super) fn ran(&mut self, start: Timestamp, end: Timestamp) {
+        self.slots.entry(slot_of(start, end)).or_default().ran += end.since(start);
+    }
+
+    /// See [`super::Store::compact`].
+    pub fn compact(&mut self, now: Timestamp, retention: Duration) {
+        let oldest = now - retention;
+        let aged: Vec<_> = self
+            .slots
+            .keys()
+            .copied()
+            .filter(|&(start, width)| start + width < oldest || slot_of(start, now) != (start, width))
+            .collect();
+        for key in aged {
+            let Some(slot) = self.slots.remove(&key) else { continue };
+            let (start, width) = key;
+            if start + width < oldest {
+                continue;
+            }
+            // a coarser slot never becomes finer: a clock that was set back leaves it as it is
+            let target = slot_of(start, now);
+            let target = if target.1 < width { key } else { target };
+            self.slots.entry(target).or_default().merge(&slot);
+        }
+        self.covered = self.covered.split_off(&oldest);
+        self.pods.compact(now);
+        self.cpu_adaptive.settle(&self.cpu_peaks, now - FINAL_AFTER);
+        self.memory_adaptive.settle(&self.memory_peaks, now - FINAL_AFTER);
+    }
+
+    /// Nothing is known any more.
+    pub(super) fn is_empty(&self) -> bool {
+        self.slots.values().all(|slot| slot.observed.is_zero())
+    }
+
+    /// Number of slots.
+    pub(super) fn slots(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// What one pod used in the last hour.
+    pub(super) fn pod(&self, pod: &str) -> Option<PodUse> {
+        self.pods.of(pod)
+    }
+
+    /// It was seen in this hour of the day (UTC) within the hour ring.
+    pub(super) fn was_seen_at(&self, hour: i64) -> bool {
+        self.cpu_peaks.hours().iter().any(|(slot, _)| slot.rem_euclid(24) == hour)
+    }
+
+    /// Adds what `parts` asks for to the evidence. `resized`: see [`super::Question`].
+    pub(super) fn add_to(&self, evidence: &mut Evidence, parts: Parts, resized: Option<Timestamp>) {
+        if !parts.cpu && !parts.memory {
+            return;
+        }
+        let (now, window) = (evidence.now, evidence.window);
+        let from = now - window;
+        let mut peaks = Vec::new();
+        for (&(start, width), slot) in self.slots.range((from - COARSEST, Duration::ZERO)..) {
+            let end = start + width;
+            // coarse slots end recently and began long ago: an old peak in them says nothing about now
+            let is_recent = width == FINE_SLOT && end + RECENT > now && !slot.observed.is_zero();
+            if is_recent {
+                let peak = slot.memory_total.values().map(UsageHistogram::max).max().unwrap_or(0);
+                peaks.push((end, peak));
+                evidence.recent.fresh |= parts.cpu || parts.memory;
+                slot.add_recent(evidence, parts, resized.is_none_or(|resized| start >= resized));
+            }
+            if end > from {
+                slot.add_to(evidence, parts);
+                if parts.coverage && end + FRAME_LAG <= now {
+                    evidence.observed += slot.observed;
+                    evidence.ran += slot.ran;
+                }
+            }
+        }
+        if parts.memory {
+            let peak = peaks.iter().map(|(_, peak)| *peak).max().unwrap_or(0);
+            evidence.recent.memory_peak = evidence.recent.memory_peak.max(peak);
+            evidence.recent.memory_rising |= rising(&peaks, now);
+            evidence.memory_peaks.merge(&self.memory_peaks);
+            if let Some(oom) = self.oom {
+                evidence.oom = Some(OomEvidence::merge(evidence.oom, oom));
+            }
+        }
+        if parts.cpu {
+            evidence.cpu_peaks.merge(&self.cpu_peaks);
+        }
+        if parts.coverage {
+            evidence.cpu_adaptive = self.cpu_adaptive.at(&self.cpu_peaks, now);
+            evidence.memory_adaptive = self.memory_adaptive.at(&self.memory_peaks, now);
+            let covered =
+                self.covered.range((from - FINE_SLOT)..).filter(|start| **start + FINE_SLOT > from).count();
+            evidence.covered = (FINE_SLOT * u32::try_from(covered).unwrap_or(u32::MAX)).min(window);
+            evidence.hottest = super::evidence::hottest(self.pods.peaks());
+        }
+    }
+}
+
+impl Slot {
+    fn merge(&mut self, other: &Self) {
+        for (into, from) in [
+            (&mut self.cpu_tick, &other.cpu_tick),
+            (&mut self.cpu_second, &other.cpu_second),
+            (&mut self.working_set, &other.working_set),
+            (&mut self.memory_total, &other.memory_total),
+        ] {
+            for series in from.values() {
+                merge_series(into, series);
+            }
+        }
+        self.cpu = self.cpu.plus(other.cpu);
+        self.oom_kills = self.oom_kills.saturating_add(other.oom_kills);
+        self.observed += other.observed;
+        self.ran += other.ran;
+    }
+
+    fn add_to(&self, evidence: &mut Evidence, parts: Parts) {
+        if parts.cpu {
+            let by_length = |merged: &mut BTreeMap<u32, _>, series: &BTreeMap<u32, UsageHistogram>| {
+                for (length, histogram) in series {
+                    super::evidence::add(merged, *length, histogram);
+                }
+            };
+            by_length(&mut evidence.cpu, &self.cpu_second);
+            by_length(&mut evidence.cpu_tick, &self.cpu_tick);
+            evidence.counters = evidence.counters.plus(self.cpu);
+        }
+        if parts.memory {
+            self.working_set.iter().for_each(|(_, h)| evidence.memory.add(h));
+            evidence.oom_kills = evidence.oom_kills.saturating_add(self.oom_kills);
+        }
+    }
+
+    /// `since_resize`: the slot is from after the last resize.
+    fn add_recent(&self, evidence: &mut Evidence, parts: Parts, since_resize: bool) {
+        if parts.cpu {
+            self.cpu_second.values().for_each(|h| evidence.recent.cpu.add(h));
+            if since_resize {
+                evidence.recent.counters = evidence.recent.counters.plus(self.cpu);
+            }
+        }
+        if parts.memory {
+            self.working_set.values().for_each(|h| evidence.recent.memory.add(h));
+        }
+    }
+}
+
+/// Demand was cut off in this interval: 1 % of periods is the noise of a busy container with a generous limit.
+const fn is_throttled(counters: CpuCounters) -> bool {
+    counters.throttled_periods * 100 > counters.periods
+}
+
+/// Whether memory rises, by the peaks of the fine slots in order of their ends. See [`super::Recent::memory_rising`].
+fn rising(peaks: &[(Timestamp, u64)], now: Timestamp) -> bool {
+    let older = peaks.partition_point(|(end, _)| *end + NEWEST <= now);
+    let older = if older == 0 { peaks.len().saturating_sub(1) } else { older };
+    let (before, newest) = peaks.split_at(older);
+    let highest = |side: &[(Timestamp, u64)]| side.iter().map(|(_, peak)| *peak).max();
+    match (highest(before), highest(newest)) {
+        // 5 %: twice the granularity of a 64 KiB unit for a container of 3 MiB, and above the noise of page cache
+        (Some(before), Some(newest)) => newest * 20 > before * 21,
+        (None, Some(_)) => true,
+        (_, None) => false,
+    }
+}
+
+fn merge_series(into: &mut BTreeMap<u32, UsageHistogram>, from: &UsageHistogram) {
+    if !from.is_empty() {
+        let length = from.slot_millis();
+        let merged = into.entry(length).or_insert_with(|| UsageHistogram::new(length)).merge(from);
+        debug_assert!(merged.is_ok(), "series are keyed by their slot length");
+    }
+}
+
+/// Start and width of the slot that holds `at`.
+fn slot_of(at: Timestamp, now: Timestamp) -> (Timestamp, Duration) {
+    let age = now.since(at);
+    let width = TIERS.iter().find(|(up_to, _)| age <= *up_to).map_or(COARSEST, |(_, width)| *width);
+    (at.floor_to(width), width)
+}
