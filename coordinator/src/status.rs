@@ -6,7 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff;
 use optipod_common::decide::{Decision, Reason};
 use optipod_common::ident::WorkloadRef;
-use optipod_common::policy::{Mode, Policy, Replacement};
+use optipod_common::policy::Mode;
 use optipod_common::progress::Progress;
 use optipod_common::quantity::{Bytes, MilliCpu};
 use optipod_common::recommend::ContainerRecommendation;
@@ -143,15 +143,14 @@ fn conditions(
         (Ok(_), Some(refused)) => conditions.push(condition("Ready", false, "ScopeRefused", refused.clone())),
         (Ok((policy, _)), None) => {
             let message = match policy.mode {
+                Mode::Auto if policy.dry_run => "the policy is valid; nothing is resized in a dry run",
                 Mode::Auto => "the policy is valid; pods are resized",
                 Mode::Recommend => "the policy is valid; nothing is resized in mode Recommend",
                 Mode::Disabled => "the policy is valid and disabled",
             };
             conditions.push(condition("Ready", true, "PolicyValid", message.to_owned()));
-            conditions.extend(
-                warnings(policy)
-                    .map(|(type_, reason, message)| condition(type_, true, reason, message.to_owned())),
-            );
+            let warnings = entry.warnings.iter();
+            conditions.extend(warnings.map(|w| condition(w.condition, true, w.reason, w.message.clone())));
         }
     }
     if let Some(lost) = selection.conflicts.get(&entry.key).filter(|lost| !lost.is_empty()) {
@@ -166,26 +165,6 @@ fn conditions(
         ));
     }
     conditions
-}
-
-/// What is accepted, but people should know.
-fn warnings(policy: &Policy) -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
-    let replacement = policy.mode == Mode::Auto && policy.replacement == Replacement::Auto;
-    let recreate = policy.update.allow_recreate;
-    [
-        replacement.then_some((
-            "ReplacementSizeUnknown",
-            "NoAdmissionWebhook",
-            "replaced pods start at the size of their template: no admission webhook runs in this version; set replacement: Accept or Known to choose",
-        )),
-        recreate.then_some((
-            "RecreateUnsupported",
-            "NotInThisVersion",
-            "updateStrategy.allowRecreate is accepted, but this version resizes in place only",
-        )),
-    ]
-    .into_iter()
-    .flatten()
 }
 
 fn summary(workloads: &[WorkloadStatus], outcomes: &[WorkloadOutcome]) -> Summary {
@@ -252,7 +231,7 @@ fn workload_status(
 }
 
 /// Where a workload stands, why in one word, and why in words. The pod that is worst off speaks for all.
-fn phase(outcome: &WorkloadOutcome) -> (WorkloadPhase, String, String) {
+pub(crate) fn phase(outcome: &WorkloadOutcome) -> (WorkloadPhase, String, String) {
     let mut phases: Vec<_> = outcome.pods.iter().map(pod_phase).collect();
     phases.sort_by_key(|(phase, ..)| match phase {
         WorkloadPhase::Failed => 0,
@@ -317,15 +296,6 @@ fn container_status(size: &ContainerRecommendation, pods: &[PodOutcome]) -> Cont
     let facts = || pods.iter().flat_map(|p| &p.facts.containers).filter(|c| c.name == size.container);
     let declared = facts().next().map(|c| sizes(&c.declared));
     let current = facts().map(|c| c.desired).reduce(largest).map(|r| sizes(&r));
-    let explanation = [(Resource::Cpu, &size.cpu), (Resource::Memory, &size.memory)]
-        .into_iter()
-        .map(|(resource, sizing)| match &sizing.hold {
-            Some(hold) => format!("{resource}: {}: {}", hold.reason, hold.message),
-            None => format!("{resource}: {}", sizing.explain(resource)),
-        })
-        .collect::<Vec<_>>()
-        .join("; ");
-    let evidence = &size.evidence;
     ContainerStatus {
         container: size.container.clone(),
         cpu: target.requests.cpu.map(|v| v.to_string()),
@@ -334,15 +304,23 @@ fn container_status(size: &ContainerRecommendation, pods: &[PodOutcome]) -> Cont
         memory_limit: target.limits.memory.map(|v| v.to_string()),
         declared,
         current,
-        explanation: format!(
-            "{explanation}; {} s of {} s have data",
-            evidence.covered.as_secs(),
-            evidence.window.as_secs()
-        ),
+        explanation: explanation(size),
     }
 }
 
-fn sizes(resources: &Resources) -> Sizes {
+/// How a recommendation came about, in one line, with its evidence.
+pub(crate) fn explanation(size: &ContainerRecommendation) -> String {
+    let each = [Resource::Cpu, Resource::Memory].map(|resource| {
+        let sizing = size.of(resource);
+        match &sizing.hold {
+            Some(hold) => format!("{resource}: {}: {}", hold.reason, hold.message),
+            None => format!("{resource}: {}", sizing.explain(resource)),
+        }
+    });
+    format!("{}; {}", each.join("; "), size.evidence.text())
+}
+
+pub(crate) fn sizes(resources: &Resources) -> Sizes {
     let Resources { requests, limits } = resources;
     Sizes {
         cpu: requests.cpu.map(|v| v.to_string()),
@@ -352,7 +330,7 @@ fn sizes(resources: &Resources) -> Sizes {
     }
 }
 
-fn largest(a: Resources, b: Resources) -> Resources {
+pub(crate) fn largest(a: Resources, b: Resources) -> Resources {
     let amounts = |a: optipod_common::resources::Amounts, b: optipod_common::resources::Amounts| {
         optipod_common::resources::Amounts { cpu: a.cpu.max(b.cpu), memory: a.memory.max(b.memory) }
     };

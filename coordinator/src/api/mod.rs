@@ -9,6 +9,7 @@ mod cel;
 pub mod convert;
 mod defaults;
 pub mod labels;
+pub mod lint;
 pub mod recommendation;
 pub mod selector;
 pub mod sizing;

@@ -13,6 +13,14 @@ fn generated_crds_are_up_to_date() {
     assert_eq!(std::fs::read_dir(folder).unwrap().count(), crds().len(), "a file of a CRD that is no more");
 }
 
+#[test]
+fn the_reference_is_up_to_date() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/docs/reference.md");
+    generated::check(path, &reference::markdown(&crds()));
+}
+
+mod reference;
+
 /// Files that are made from code.
 pub mod generated {
     /// Compares a file with what the code says, or writes it when `UPDATE_GENERATED` is set.
@@ -90,6 +98,78 @@ mod conversion {
                 &["spec.selector.namespaces.allow[1]", "spec.selector.namespaces.deny[0]"],
             ),
             (
+                json!({"strategy": {"type": "Expression"}, "ownerSync": [{}], "metricsConfig": {"provider": "vpa"}}),
+                &["spec.metricsConfig.provider", "spec.ownerSync", "spec.strategy.expression"],
+            ),
+            (
+                json!({"strategy": {"type": "Threshold", "threshold": {"scaleUpThreshold": 2, "cooldown": "x", "minRequestMemory": "1MB", "scaleUpMinGrowth": 11}}}),
+                &[
+                    "spec.strategy.threshold.cooldown",
+                    "spec.strategy.threshold.minRequestMemory",
+                    "spec.strategy.threshold.scaleUpMinGrowth",
+                    "spec.strategy.threshold.scaleUpThreshold",
+                ],
+            ),
+            (
+                json!({"strategy": {"threshold": {"scaleDownThreshold": 0.9, "scaleUpMinGrowth": 0.5}}}),
+                &[
+                    "spec.strategy.threshold.scaleDownThreshold",
+                    "spec.strategy.threshold.scaleUpMinGrowth",
+                    "spec.strategy.threshold.scaleUpUsageMultiplier",
+                ],
+            ),
+            (json!({"strategy": {"expression": {}}}), &["spec.strategy.expression"]),
+            (
+                json!({"strategy": {"expression": {"cpu": " ", "memory": "x".repeat(513)}}}),
+                &["spec.strategy.expression.cpu", "spec.strategy.expression.memory"],
+            ),
+            (
+                json!({"startup": {"boost": {"cpu": "0.9x", "memory": "0"}, "until": "0s"}}),
+                &["spec.startup.boost.cpu", "spec.startup.boost.memory", "spec.startup.until"],
+            ),
+            (
+                json!({"startup": {"boost": {"cpu": "-1", "memory": "1e3x"}, "until": "25h"}}),
+                &["spec.startup.boost.cpu", "spec.startup.boost.memory", "spec.startup.until"],
+            ),
+            (
+                json!({"updateStrategy": {"resources": [], "maxStep": {"up": "0%", "down": "100%"},
+                    "limits": {"cpu": {"type": "Headroom", "headroom": {"percentile": "P0", "factor": 0.5}}, "memory": {"type": "Keep", "headroom": {}}},
+                    "canary": {"share": "10", "observe": "0s"}, "rollback": {"onThrottle": "x", "onPressure": "101%", "backoff": "-1s"}}}),
+                &[
+                    "spec.updateStrategy.canary.observe",
+                    "spec.updateStrategy.canary.share",
+                    "spec.updateStrategy.limits.cpu.headroom.factor",
+                    "spec.updateStrategy.limits.cpu.headroom.percentile",
+                    "spec.updateStrategy.limits.memory.headroom",
+                    "spec.updateStrategy.maxStep.down",
+                    "spec.updateStrategy.maxStep.up",
+                    "spec.updateStrategy.resources",
+                    "spec.updateStrategy.rollback.backoff",
+                    "spec.updateStrategy.rollback.onPressure",
+                    "spec.updateStrategy.rollback.onThrottle",
+                ],
+            ),
+            (
+                json!({"updateStrategy": {"windows": [
+                    {"days": [], "from": "1:00", "to": "24:01", "timeZone": "Europe/Atlantis"}, {"from": "05:00", "to": "05:00"}]}}),
+                &[
+                    "spec.updateStrategy.windows[0].days",
+                    "spec.updateStrategy.windows[0].from",
+                    "spec.updateStrategy.windows[0].timeZone",
+                    "spec.updateStrategy.windows[0].to",
+                    "spec.updateStrategy.windows[1]",
+                ],
+            ),
+            (
+                json!({"updateStrategy": {"windows": [
+                    {"from": "01:00", "to": "02:00"}, {"days": ["Sun"], "from": "00:00", "to": "24:00"}]}}),
+                &["spec.updateStrategy.windows[1]"],
+            ),
+            (
+                json!({"selector": {"podSelector": {"matchExpressions": [{"key": "a", "operator": "NotIn"}]}}}),
+                &["spec.selector.podSelector.matchExpressions[0]"],
+            ),
+            (
                 json!({"selector": {"workloadKinds": ["pod"], "excludeContainers": ["a b"]}}),
                 &["spec.selector.excludeContainers[0]", "spec.selector.workloadKinds[0]"],
             ),
@@ -143,6 +223,60 @@ mod conversion {
         assert_eq!((selector.weight, selector.deny.as_slice()), (7, ["kube-system".to_owned()].as_slice()));
         assert!(selector.namespaces.unwrap().is_empty() && selector.allow.is_none());
         assert_eq!(selector.exclude_containers, ["istio-proxy"]);
+    }
+
+    #[test]
+    fn every_choice_reaches_the_core() {
+        for (value, part) in [
+            (json!({"dryRun": true}), "dry_run: true"),
+            (json!({"metricsConfig": {"provider": "prometheus"}}), "provider: Prometheus"),
+            (json!({"metricsConfig": {"provider": "metrics-server"}}), "provider: MetricsServer"),
+            (json!({"metricsConfig": {"memoryPeakFloor": false}}), "memory_peak_floor: false"),
+            (json!({"strategy": {"type": "Adaptive"}}), "Adaptive(Balanced)"),
+            (json!({"strategy": {"type": "Adaptive", "objective": "Safe"}}), "Adaptive(Safe)"),
+            (json!({"strategy": {"type": "Adaptive", "objective": "Savings"}}), "Adaptive(Savings)"),
+            (json!({"strategy": {"type": "Threshold"}}), "scale_up_threshold: Share(800)"),
+            (
+                json!({"strategy": {"type": "Threshold", "threshold": {"minRequestMemory": 1}}}),
+                "min_request_memory: Bytes(1)",
+            ),
+            (
+                json!({"strategy": {"type": "Expression", "expression": {"cpu": "cpu.p(95)"}}}),
+                "cpu: Some(\"cpu.p(95)\"), memory: None",
+            ),
+            (json!({"scope": "Pod"}), "scope: Pod"),
+            (json!({"anticipate": true}), "anticipate: true"),
+            (json!({"startup": {"boost": {"cpu": "2x"}}}), "Times(Factor(2000))"),
+            (json!({"startup": {"boost": {"cpu": 2}}}), "Amount(MilliCpu(2000))"),
+            (
+                json!({"startup": {"boost": {"memory": "learned"}, "until": "learned"}}),
+                "memory: Some(Learned), until: Plateau",
+            ),
+            (json!({"startup": {"until": "2m"}}), "until: For(120s)"),
+            (json!({"updateStrategy": {"resources": ["memory"]}}), "Controlled { cpu: false, memory: true }"),
+            (
+                json!({"updateStrategy": {"limits": {"cpu": {"type": "Headroom"}}}}),
+                "cpu_limit: Headroom { percentile: Percentile(9990), factor: Factor(1200) }",
+            ),
+            (
+                json!({"updateStrategy": {"maxStep": {"up": "100%"}}}),
+                "MaxStep { up: Some(Percent(1000)), down: None }",
+            ),
+            (
+                json!({"updateStrategy": {"windows": [{"days": ["Tue", "Mon"], "from": "01:00", "to": "24:00", "allow": "Any"}]}}),
+                "Window { days: Days(3), from: MinuteOfDay(60), to: MinuteOfDay(1440), zone: ZoneName(\"UTC\"), allow: Any }",
+            ),
+            (json!({"updateStrategy": {"canary": {}}}), "Canary { share: Share(100), observe: 300s }"),
+            (json!({"updateStrategy": {"rollback": {"onOOM": false}}}), "on_oom: false"),
+            (json!({"initialSizing": false}), "initial_sizing: false"),
+            (json!({"guaranteed": "MoveTogether"}), "guaranteed: MoveTogether"),
+            (json!({"hpa": "KeepUtilisation"}), "hpa: KeepUtilisation"),
+        ] {
+            let (policy, _) =
+                to_policy(&spec(value.clone())).unwrap_or_else(|error| panic!("{value}: {error:?}"));
+            assert_ne!(policy, Policy::default(), "{value}");
+            shows(&policy, &[part]);
+        }
     }
 
     /// Every part occurs in the debug text.

@@ -49,8 +49,7 @@ pub struct UpdateStrategy {
     #[schemars(length(max = 16))]
     #[schemars(extend("x-kubernetes-validations" = [cel::windows_apart()]))]
     pub windows: Vec<Window>,
-    /// A change goes to some pods of a workload first. This version does not carry that out: it is accepted and
-    /// answered with a warning condition. Default: all pods alike.
+    /// A change goes to some pods of a workload first. Default: all pods alike.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub canary: Option<Canary>,
     /// What takes a change back.
@@ -218,7 +217,8 @@ pub struct Canary {
     pub observe: String,
 }
 
-/// What takes a change back. This version decides and reports it; the size itself is put back by a later one.
+/// What takes a change back. This version has the decision and not yet the act: nothing is put back after a change
+/// that the kubelet has carried out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Rollback {

@@ -43,7 +43,7 @@ mod tests {
 
     #[test]
     fn harm_opens_the_breaker_for_an_hour() {
-        let at = |seconds| Timestamp::from_unix_seconds(1_800_000_000 + seconds);
+        let at = |seconds: i64| Timestamp::from_unix_seconds(1_800_000_000 + seconds);
         let mut breaker = Breaker::default();
         (0..9).for_each(|n| breaker.record(at(n), n < 2));
         assert_eq!(breaker.open(at(9)), None, "too few to tell");

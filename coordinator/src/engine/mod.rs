@@ -23,11 +23,13 @@ pub use self::resizes::{End, Ended, Purpose, Subject};
 use self::breaker::Breaker;
 use self::resizes::Resizes;
 use self::usage::Usage;
+use crate::api::recommendation::{HistoryEntry, RecommendationStatus};
 use crate::api::v1alpha1::OptimizationPolicyStatus;
 use crate::apply::{Accepted, Action, Refusal};
 use crate::index::{Change, Index, PodKey, PolicyKey};
 use crate::ingest::Ingest;
 use crate::metrics::Metrics;
+use crate::recommendations;
 use crate::report::Notice;
 
 /// What the engine needs to know of the flags.
@@ -53,6 +55,15 @@ pub enum Effect {
         /// What.
         status: Box<OptimizationPolicyStatus>,
     },
+    /// Write a workload's recommendation.
+    WriteRecommendation {
+        /// Whose.
+        workload: WorkloadRef,
+        /// What.
+        status: Box<RecommendationStatus>,
+    },
+    /// The workload is gone, or no policy is about it any more.
+    DeleteRecommendation(WorkloadRef),
     /// Tell people.
     Notify(Box<Notice>),
 }
@@ -74,6 +85,7 @@ struct PolicyState {
     last_applied: BTreeMap<WorkloadRef, Timestamp>,
     written: Option<(OptimizationPolicyStatus, Timestamp)>,
     announced: Option<String>,
+    recommendations: BTreeMap<WorkloadRef, RecommendationStatus>,
 }
 
 /// Coarse usage is kept at least this long, so that a new policy finds a day of evidence.
@@ -303,6 +315,7 @@ impl Engine {
             End::Void(_) => Reason::PodGone.as_str(),
         };
         self.metrics.resizes.with_label_values(&[outcome]).inc();
+        effects.extend(self.remember(ended, outcome));
         self.metrics.restarts_during_resize.inc_by(restarted.len() as u64);
         self.breaker.record(now, !restarted.is_empty());
         match end {
@@ -326,6 +339,27 @@ impl Engine {
         effects
     }
 
+    /// A resize becomes part of the workload's history.
+    fn remember(&mut self, ended: &Ended, outcome: &str) -> Option<Effect> {
+        let Ended { subject, plan, sent, .. } = ended;
+        let state = self.policies.get_mut(&subject.policy)?;
+        let status = state.recommendations.get_mut(&subject.workload)?;
+        let reason = match subject.purpose {
+            Purpose::Optimise => String::new(),
+            Purpose::Revert(reason) => reason.to_string(),
+        };
+        let entry = HistoryEntry {
+            time: crate::status::time(*sent),
+            pod: subject.pod.name.clone(),
+            change: plan.to_string(),
+            outcome: if subject.purpose == Purpose::Optimise { outcome } else { "Reverted" }.to_owned(),
+            reason,
+        };
+        recommendations::remember(status, entry);
+        let status = Box::new(status.clone());
+        Some(Effect::WriteRecommendation { workload: subject.workload.clone(), status })
+    }
+
     /// Puts back what was there. A resize that waits or fails still counts for scheduler and quota, and a restart
     /// would start with it.
     fn revert(&mut self, subject: &Subject, plan: &Plan, reason: Reason) -> Option<Effect> {
@@ -336,7 +370,7 @@ impl Engine {
     fn take_back(&mut self, subject: Subject, plan: Plan) -> Option<Effect> {
         // a policy that was switched off or deleted meanwhile changes nothing any more
         let (policy, _) = self.index.policy(&subject.policy)?.parsed.as_ref().ok()?;
-        if policy.mode != Mode::Auto || self.settings.dry_run {
+        if policy.mode != Mode::Auto || policy.dry_run || self.settings.dry_run {
             return None;
         }
         let facts = self.index.facts(&subject.pod).filter(|facts| facts.uid == subject.uid)?;

@@ -4,6 +4,7 @@
 mod facts;
 mod property;
 mod selection;
+mod tenancy;
 
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
 use serde::de::DeserializeOwned;

@@ -9,10 +9,13 @@ use std::sync::Arc;
 use anyhow::{Result, ensure};
 use kube::core::Status;
 use kube::{Client, Error};
+use optipod_coordinator::api::v1alpha1::WorkloadStatus;
 use optipod_tests::{Lab, paths};
 use serde_json::{Value, json};
 use tonic::codegen::http::Request;
 
+use crate::coordinator::OWN_NAMESPACE;
+use crate::objects::{pod, resources, size, sizes};
 use crate::world::{SOON, World, same, wait};
 
 const PATH: &str = "/apis/optipod.io/v1alpha1/namespaces/default/optimizationpolicies";
@@ -116,6 +119,73 @@ pub async fn every_rule_of_the_crd_refuses_with_its_message(world: Arc<World>) -
     Ok(())
 }
 
+/// The example of the design that the product comes from, word for word: what it raises is raised.
+pub async fn the_operator_designs_example_applies_unchanged_and_acts(world: Arc<World>) -> Result<()> {
+    let namespace = "production";
+    world.named_namespace(namespace, &json!({"environment": "production"})).await?;
+    let mut wanting = pod("wanting", "follow", &resources("50m", "32Mi", "1", "1Gi"), (100, 64));
+    wanting["metadata"]["labels"]["optimize"] = "true".into();
+    world.apply(namespace, &wanting).await?;
+    let mut other = pod("other", "follow", &resources("50m", "32Mi", "1", "1Gi"), (100, 64));
+    other["metadata"]["labels"]["optimize"] = "false".into();
+    world.apply(namespace, &other).await?;
+    // the example looks every five minutes: it has to find evidence when it looks first
+    world.policy(namespace, "probe", json!({"mode": "Recommend", "weight": 0})).await?;
+    for pod in ["wanting", "other"] {
+        let seen = |w: &WorkloadStatus| !w.recommendations.is_empty();
+        world.workload((namespace, "probe"), pod, "evidence", seen).await?;
+    }
+    let path = paths::workspace().join("tests/scenarios/golden/operator-design-policy.yaml");
+    let text = fs::read_to_string(path)?;
+    let lab = world.lab.clone();
+    let apply = move || lab.kubectl_with_input(&["apply", "--validate=strict", "-f", "-"], &text);
+    tokio::task::spawn_blocking(apply).await??;
+
+    // its minimum of memory, and P90 times 1.2 of CPU
+    world.until_size(namespace, "wanting", sizes("120m", "128Mi", "1", "1Gi")).await?;
+    let selected = |w: &WorkloadStatus| w.namespace == namespace;
+    world.workload((OWN_NAMESPACE, "production-workloads"), "wanting", "its status", selected).await?;
+    same(
+        "the other pod",
+        size(&world.pods(namespace).get("other").await?),
+        sizes("50m", "32Mi", "1", "1Gi"),
+    )?;
+    let stands_in = wait("condition AgentStandsIn", SOON, async || {
+        let status = world.policies(OWN_NAMESPACE).get("production-workloads").await.ok()?.status?;
+        status.conditions.into_iter().find(|c| c.type_ == "AgentStandsIn")
+    });
+    ensure!(stands_in.await?.message.starts_with("prometheus is not read in this version"));
+    world.policies(OWN_NAMESPACE).delete("production-workloads", &kube::api::DeleteParams::default()).await?;
+    Ok(())
+}
+
+pub async fn a_policy_may_have_every_field(world: Arc<World>) -> Result<()> {
+    let path = paths::workspace().join("deploy/examples/policy-every-field.yaml");
+    let policy: Value = serde_yaml_ng::from_str(&fs::read_to_string(path)?)?;
+    let stored = post(&world.client, &policy, "dryRun=All&fieldValidation=Strict").await?;
+    let crd: Value = serde_yaml_ng::from_str(&fs::read_to_string(crd())?)?;
+    let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
+    let mut missing = Vec::new();
+    missing_fields("spec", schema, &stored["spec"], &mut missing);
+    // fields that exclude others of the example
+    missing.retain(|field| {
+        !matches!(field.as_str(), "spec.ownerSync" | "spec.updateStrategy.limits.memory.headroom")
+    });
+    same("fields that the example leaves out", missing, Vec::new())
+}
+
+/// Fields of the schema that an object does not have.
+fn missing_fields(path: &str, schema: &Value, value: &Value, missing: &mut Vec<String>) {
+    for (name, field) in schema["properties"].as_object().into_iter().flatten() {
+        let path = format!("{path}.{name}");
+        match (value.get(name), field["items"].is_object()) {
+            (None, _) => missing.push(path),
+            (Some(list), true) => missing_fields(&path, &field["items"], &list[0], missing),
+            (Some(value), false) => missing_fields(&path, field, value, missing),
+        }
+    }
+}
+
 pub async fn every_example_is_accepted(world: Arc<World>) -> Result<()> {
     let mut seen = 0;
     for entry in fs::read_dir(paths::workspace().join("deploy/examples"))? {
@@ -128,7 +198,7 @@ pub async fn every_example_is_accepted(world: Arc<World>) -> Result<()> {
         tokio::task::spawn_blocking(create).await??;
         seen += 1;
     }
-    ensure!(seen >= 7, "{seen} examples");
+    ensure!(seen >= 8, "{seen} examples");
     Ok(())
 }
 

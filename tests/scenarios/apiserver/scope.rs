@@ -25,6 +25,16 @@ pub async fn a_tenant_policy_that_reaches_further_is_refused(world: Arc<World>) 
     for (name, selector, field) in [
         ("by-label", json!({"namespaceSelector": {}}), "spec.selector.namespaceSelector"),
         ("by-name", json!({"namespaces": {"allow": ["default"]}}), "spec.selector.namespaces.allow"),
+        (
+            "by-name-and-own",
+            json!({"namespaces": {"allow": [namespace, "kube-system"]}}),
+            "spec.selector.namespaces.allow",
+        ),
+        (
+            "by-expression",
+            json!({"namespaceSelector": {"matchExpressions": [{"key": "x", "operator": "DoesNotExist"}]}}),
+            "spec.selector.namespaceSelector",
+        ),
     ] {
         world.policy(&namespace, name, json!({"selector": selector})).await?;
         let ready = condition(&world, &namespace, name, "Ready").await?;
@@ -81,6 +91,78 @@ pub async fn protected_pods_are_never_touched(world: Arc<World>) -> Result<()> {
         let pod = world.pods(namespace).get(name).await?;
         same("size", size(&pod), sizes("1", "", "2", ""))?;
         same("resizers", resizers(&pod), Vec::new())?;
+    }
+    Ok(())
+}
+
+/// Every way in which a tenant may try to have power over a neighbour's pods, with the neighbour's pod as the witness.
+pub async fn a_tenant_never_reaches_a_neighbour(world: Arc<World>) -> Result<()> {
+    let (tenant, neighbour) = (world.namespace("attacker").await?, world.namespace("neighbour").await?);
+    let over_asking = resources("1", "", "2", "");
+    let mut lured = pod("lured", "follow", &over_asking, (100, 64));
+    lured["metadata"]["annotations"]["optipod.io/policy"] = format!("{tenant}/everything").into();
+    world.apply(&neighbour, &lured).await?;
+    world.apply(&tenant, &pod("own", "follow", &over_asking, (100, 64))).await?;
+    world.policy(&neighbour, "watch", json!({"mode": "Recommend"})).await?;
+    world.policy(&tenant, "everything", json!({"weight": 1_000_000})).await?;
+    let enforced = json!({"resourceBounds": {"enforced": true, "cpu": {"max": "10m"}}});
+    world.policy(&tenant, "enforcing", enforced).await?;
+
+    let ready = condition(&world, &tenant, "enforcing", "Ready").await?;
+    same("Ready", (ready.status.as_str(), ready.reason.as_str()), ("False", "ScopeRefused"))?;
+    ensure!(ready.message.starts_with("spec.resourceBounds.enforced"), "{}", ready.message);
+    // the tenant's own pod shows that its policy acts
+    world.until_size(&tenant, "own", sizes("120m", "", "2", "")).await?;
+    let held = |w: &optipod_coordinator::api::v1alpha1::WorkloadStatus| w.reason == "PolicyNotFound";
+    let status = world.workload((&neighbour, "watch"), "lured", "a policy that does not reach", held).await?;
+    ensure!(status.message.contains(&format!("{tenant}/everything does not select")), "{}", status.message);
+    let reached = world.policies(&tenant).get("everything").await?.status.context("no status")?.workloads;
+    ensure!(reached.iter().all(|w| w.namespace == tenant), "{reached:?}");
+    let witness = world.pods(&neighbour).get("lured").await?;
+    same("size of the neighbour's pod", size(&witness), sizes("1", "", "2", ""))?;
+    same("resizers", resizers(&witness), Vec::new())
+}
+
+/// Bounds that the cluster enforces hold for a tenant's policy, whatever its weight.
+pub async fn a_tenant_can_only_narrow_enforced_bounds(world: Arc<World>) -> Result<()> {
+    let namespace = world.namespace("bound").await?;
+    world.apply(&namespace, &pod("p", "follow", &resources("1", "", "2", ""), (100, 64))).await?;
+    let cluster = json!({
+        "mode": "Recommend", "weight": 0,
+        "selector": {"namespaces": {"allow": [namespace]}},
+        "resourceBounds": {"enforced": true, "cpu": {"min": "300m"}},
+    });
+    world.policy(OWN_NAMESPACE, "enforced-floor", cluster).await?;
+    let own = json!({"weight": 1000, "resourceBounds": {"cpu": {"min": "10m", "max": "500m"}}});
+    world.policy(&namespace, "own", own).await?;
+    world.until_size(&namespace, "p", sizes("300m", "", "2", "")).await?;
+    Ok(())
+}
+
+/// What people write at their workloads is heard.
+pub async fn annotations_opt_out_pin_and_choose(world: Arc<World>) -> Result<()> {
+    let namespace = world.namespace("annotated").await?;
+    for (name, key, value) in [
+        ("opted-out", "optipod.io/optimize", "false"),
+        ("pinned", "optipod.io/pin", "app/cpu"),
+        ("unclear", "optipod.io/pin", "gpu"),
+        ("chosen", "optipod.io/policy", "gentle"),
+        ("plain", "example.com/optimize", "false"),
+    ] {
+        let mut annotated = pod(name, "follow", &resources("1", "", "2", ""), (100, 64));
+        annotated["metadata"]["annotations"][key] = value.into();
+        world.apply(&namespace, &annotated).await?;
+    }
+    let gentle = json!({"weight": 1, "resourceBounds": {"cpu": {"min": "500m"}}});
+    world.policy(&namespace, "gentle", gentle).await?;
+    world.policy(&namespace, "usual", json!({})).await?;
+    world.until_size(&namespace, "plain", sizes("120m", "", "2", "")).await?;
+    world.until_size(&namespace, "chosen", sizes("500m", "", "2", "")).await?;
+    for (name, reason) in [("opted-out", "OptedOut"), ("pinned", "Pinned"), ("unclear", "AnnotationInvalid")]
+    {
+        let held = |w: &optipod_coordinator::api::v1alpha1::WorkloadStatus| w.reason == reason;
+        world.workload((&namespace, "usual"), name, reason, held).await?;
+        same(name, size(&world.pods(&namespace).get(name).await?), sizes("1", "", "2", ""))?;
     }
     Ok(())
 }

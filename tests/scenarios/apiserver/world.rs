@@ -84,17 +84,26 @@ impl World {
     /// A namespace for one case.
     pub async fn namespace(&self, name: &str) -> Result<String> {
         let name = format!("{name}-{}", std::process::id());
-        let namespace = json!({"metadata": {"name": name, "labels": {OURS: "yes"}}});
+        self.named_namespace(&name, &json!({})).await?;
+        Ok(name)
+    }
+
+    /// A namespace whose name and labels matter. One that an earlier run left goes first.
+    pub async fn named_namespace(&self, name: &str, labels: &Value) -> Result<()> {
+        let mut namespace = json!({"metadata": {"name": name, "labels": labels}});
+        namespace["metadata"]["labels"][OURS] = "yes".into();
+        let namespace: Namespace = serde_json::from_value(namespace)?;
         let api: Api<Namespace> = Api::all(self.client.clone());
-        api.create(&PostParams::default(), &serde_json::from_value(namespace)?).await?;
+        wait("a new namespace", SOON, async || api.create(&PostParams::default(), &namespace).await.ok())
+            .await?;
         // the service account controller makes the account that pods need
         wait("the default service account", SOON, async || {
             let api: Api<k8s_openapi::api::core::v1::ServiceAccount> =
-                Api::namespaced(self.client.clone(), &name);
+                Api::namespaced(self.client.clone(), name);
             api.get_opt("default").await.ok()?
         })
         .await?;
-        Ok(name)
+        Ok(())
     }
 
     /// Pods of a namespace.
@@ -225,7 +234,9 @@ async fn admin(lab: &Lab) -> Result<Config> {
 
 /// What an earlier run in the same lab left must not be acted on.
 fn clean(lab: &Lab) -> Result<()> {
-    lab.kubectl(&["delete", "crd", "optimizationpolicies.optipod.io", "--ignore-not-found"])?;
+    for crd in ["optimizationpolicies.optipod.io", "recommendations.optipod.io"] {
+        lab.kubectl(&["delete", "crd", crd, "--ignore-not-found"])?;
+    }
     lab.kubectl(&["delete", "lease", "--all", "--namespace", OWN_NAMESPACE])?;
     let selector = format!("{OURS}=yes");
     lab.kubectl(&["delete", "namespace", "-l", &selector, "--wait=false"])?;

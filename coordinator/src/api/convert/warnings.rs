@@ -60,14 +60,6 @@ pub fn warnings(spec: &OptimizationPolicySpec) -> Vec<Warning> {
                 "updateStrategy.allowRecreate is accepted, but this version resizes in place only".to_owned(),
             )
         }),
-        spec.update_strategy.canary.is_some().then(|| {
-            warn(
-                "CanaryUnsupported",
-                NOT_IN_THIS_VERSION,
-                "spec.updateStrategy.canary",
-                "updateStrategy.canary is accepted, but this version resizes all pods alike".to_owned(),
-            )
-        }),
         provider.map(|name| {
             warn(
                 "AgentStandsIn",

@@ -190,16 +190,19 @@ fn autoscalers_on_utilisation_hold_a_resource() {
         object(json!({"metadata": {"name": name, "namespace": "default"}, "spec": spec}))
     };
     let of = |name: &str, kind: &str| json!({"type": "Resource", "resource": {"name": name, "target": {"type": kind}}});
+    let followed = |index: &Index, kind: &str, name: &str| -> Vec<Resource> {
+        index.hpa_resources(&workload(kind, name)).iter().map(|followed| followed.resource).collect()
+    };
     let mut index = index();
     let put = |index: &mut Index, hpa| index.apply(Change::Hpas(Delta::Apply(Box::new(hpa))), at(0));
     put(&mut index, hpa("a", "web", json!([of("memory", "Utilization"), of("cpu", "AverageValue")])));
     put(&mut index, hpa("b", "api", json!([])));
-    assert_eq!(index.hpa_resources(&workload("Deployment", "web")), [Resource::Memory]);
-    assert_eq!(index.hpa_resources(&workload("Deployment", "api")), [Resource::Cpu]);
-    assert_eq!(index.hpa_resources(&workload("StatefulSet", "api")), []);
+    assert_eq!(followed(&index, "Deployment", "web"), [Resource::Memory]);
+    assert_eq!(followed(&index, "Deployment", "api"), [Resource::Cpu]);
+    assert_eq!(followed(&index, "StatefulSet", "api"), []);
     put(&mut index, hpa("a", "api", json!([of("memory", "Utilization")])));
-    assert_eq!(index.hpa_resources(&workload("Deployment", "web")), []);
-    assert_eq!(index.hpa_resources(&workload("Deployment", "api")), [Resource::Cpu, Resource::Memory]);
+    assert_eq!(followed(&index, "Deployment", "web"), []);
+    assert_eq!(followed(&index, "Deployment", "api"), [Resource::Cpu, Resource::Memory]);
 }
 
 #[test]

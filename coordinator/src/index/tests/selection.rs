@@ -134,3 +134,61 @@ fn a_policy_that_cannot_be_read_is_an_entry_and_selects_nothing() {
     put_policy(&mut index, policy("default", "garbage", json!({})));
     assert_eq!(selected(&index, "default", "garbage"), ["default/Deployment/web"]);
 }
+
+#[test]
+fn a_pod_selector_leaves_other_pods_alone() {
+    let mut index = web();
+    let mut canary = pod("canary", 2, owner("apps/v1", "ReplicaSet", "web-1"));
+    canary["metadata"]["labels"] = json!({"track": "canary"});
+    put_pod(&mut index, canary, 0);
+    let spec = json!({"selector": {"podSelector": {"matchLabels": {"track": "canary"}}}});
+    put_policy(&mut index, policy("default", "a", spec));
+    let selection = index.select();
+    let [of_web] = selection.by_policy[&policy_key("default", "a")].as_slice() else {
+        panic!("{selection:?}")
+    };
+    assert_eq!(
+        (&of_web.workload, of_web.pods.as_slice()),
+        (&workload("Deployment", "web"), &[key("canary")][..])
+    );
+    put_policy(
+        &mut index,
+        policy("default", "a", json!({"selector": {"podSelector": {"matchLabels": {"track": "x"}}}})),
+    );
+    assert_eq!(selected(&index, "default", "a"), Vec::<String>::new());
+}
+
+#[test]
+fn what_the_owner_writes_counts_and_not_what_a_pod_says() {
+    let mut index = web();
+    put_policy(&mut index, policy("default", "a", json!({})));
+    let held = |index: &Index| index.select().by_policy[&policy_key("default", "a")][0].held.clone();
+    let mut loud = pod("p", 1, owner("apps/v1", "ReplicaSet", "web-1"));
+    loud["metadata"]["annotations"] = json!({OPTIMIZE: "false"});
+    put_pod(&mut index, loud, 1);
+    assert_eq!(held(&index), None);
+    let mut owner = deployment("web", json!({}));
+    owner.metadata.annotations = Some([(OPTIMIZE.to_owned(), "false".to_owned())].into());
+    index.apply(Change::Deployments(Delta::Apply(Box::new(owner))), at(2));
+    assert_eq!(held(&index).map(|h| h.by), Some(HeldBy::OptedOut));
+}
+
+#[test]
+fn enforced_bounds_hold_for_the_workloads_of_others() {
+    let mut index = web();
+    let bounds = json!({"enforced": true, "cpu": {"max": "2"}});
+    let bounds = || bounds.clone();
+    let all = json!({"weight": 0, "selector": {"namespaceSelector": {}}, "resourceBounds": bounds()});
+    index.apply(namespace("default", json!({})), at(0));
+    put_policy(&mut index, policy("optipod-system", "cluster", all));
+    put_policy(&mut index, policy("default", "a", json!({})));
+    let selection = index.select();
+    let own = &selection.by_policy[&policy_key("default", "a")][0];
+    assert_eq!(own.enforced.len(), 1);
+    assert_eq!(own.enforced[0].policy, "optipod-system/cluster");
+    let stated = own.policy(&optipod_common::policy::Policy::default()).enforced.clone();
+    assert_eq!(stated, own.enforced);
+    put_policy(&mut index, policy("default", "a", json!({"resourceBounds": bounds()})));
+    let reason = index.select().refused_scope[&policy_key("default", "a")].clone();
+    assert!(reason.starts_with("spec.resourceBounds.enforced"), "{reason}");
+}

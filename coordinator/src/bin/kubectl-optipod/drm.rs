@@ -1,0 +1,248 @@
+//! `import drm`: the environment variables of the Kubernetes Dynamic Resource Manager become a policy.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::{Map, Value, json};
+
+use crate::files;
+use crate::labels;
+use crate::output::Imported;
+
+/// What happens to a variable.
+enum Counterpart {
+    /// A number of the threshold strategy.
+    Threshold(&'static str),
+    /// Seconds of the threshold strategy.
+    ThresholdSeconds(&'static str),
+    /// Mebibytes of the threshold strategy.
+    ThresholdMebibytes(&'static str),
+    /// Seconds between evaluations.
+    Interval,
+    /// Pods by label.
+    Pods,
+    /// None: why.
+    None(&'static str),
+}
+
+/// Every variable of the resource manager.
+const VARIABLES: &[(&str, Counterpart)] = &[
+    (
+        "METRICS_SERVER_URL",
+        Counterpart::None("usage comes from OptiPod's agents, metrics-server is not asked"),
+    ),
+    ("VERIFY_CERT", Counterpart::None("there is no connection to metrics-server whose certificate matters")),
+    ("METRICS_FETCH_INTERVAL", Counterpart::Interval),
+    ("KUBE_STATE_METRICS_URL", Counterpart::None("requests and limits are read from the API server")),
+    ("LOG_LEVEL", Counterpart::None("set log.level in the values of OptiPod's chart")),
+    ("LABEL_SELECTOR", Counterpart::Pods),
+    ("SCALE_UP_THRESHOLD", Counterpart::Threshold("scaleUpThreshold")),
+    ("SCALE_UP_USAGE_MULTIPLIER", Counterpart::Threshold("scaleUpUsageMultiplier")),
+    ("SCALE_UP_MIN_GROWTH", Counterpart::Threshold("scaleUpMinGrowth")),
+    ("SCALE_DOWN_THRESHOLD", Counterpart::Threshold("scaleDownThreshold")),
+    ("SCALE_DOWN_USAGE_MULTIPLIER", Counterpart::Threshold("scaleDownUsageMultiplier")),
+    ("SCALE_DOWN_MIN_DIFF", Counterpart::Threshold("scaleDownMinDiff")),
+    ("COOLDOWN_PERIOD_SECONDS", Counterpart::ThresholdSeconds("cooldown")),
+    ("MIN_REQUEST_MEMORY", Counterpart::ThresholdMebibytes("minRequestMemory")),
+];
+
+/// Seconds between two looks of the resource manager, unless told otherwise.
+const DEFAULT_INTERVAL: u64 = 30;
+
+/// Variables from `KEY=VALUE` lines, from a `ConfigMap`, or from the containers of a workload.
+pub fn variables(text: &str) -> Result<BTreeMap<String, String>> {
+    let is_yaml = text.lines().any(|line| line.starts_with("kind:"));
+    if !is_yaml {
+        return lines(text);
+    }
+    let mut variables = BTreeMap::new();
+    for files::Located { object, .. } in files::parse(text, "")? {
+        let known = |name: &str| VARIABLES.iter().any(|(variable, _)| *variable == name);
+        let data = object.get("data").and_then(Value::as_object).into_iter().flatten();
+        variables.extend(data.filter_map(|(key, value)| Some((key.clone(), scalar(value)?))));
+        let containers = object.pointer("/spec/template/spec/containers").and_then(Value::as_array);
+        for env in containers.into_iter().flatten().filter_map(|c| c.get("env")?.as_array()).flatten() {
+            let name = env.get("name").and_then(Value::as_str).filter(|name| known(name));
+            if let (Some(name), Some(value)) = (name, env.get("value").and_then(scalar)) {
+                variables.insert(name.to_owned(), value);
+            }
+        }
+    }
+    Ok(variables)
+}
+
+fn lines(text: &str) -> Result<BTreeMap<String, String>> {
+    let mut variables = BTreeMap::new();
+    for (number, line) in text.lines().enumerate() {
+        let line = line.trim();
+        let line = line.strip_prefix("export ").unwrap_or(line);
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let Some((key, value)) = line.split_once('=') else {
+            bail!("line {}: {line:?} is not KEY=VALUE", number + 1);
+        };
+        let value = value.trim().trim_matches(['"', '\'']);
+        variables.insert(key.trim().to_owned(), value.to_owned());
+    }
+    Ok(variables)
+}
+
+fn scalar(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        Value::Bool(value) => Some(value.to_string()),
+        _ => None,
+    }
+}
+
+/// The policy that says the same.
+pub fn import(variables: &BTreeMap<String, String>, namespace: &str, name: &str) -> Result<Imported> {
+    let mut remarks = vec![
+        "stop the resource manager before this policy is applied: two that size the same pods undo each other".to_owned(),
+    ];
+    let (mut threshold, mut interval) = (Map::new(), DEFAULT_INTERVAL);
+    let mut selector = json!({"namespaceSelector": {}});
+    for (variable, value) in variables {
+        let Some((_, counterpart)) = VARIABLES.iter().find(|(known, _)| known == variable) else {
+            remarks.push(format!("{variable} is not a variable of the resource manager: left out"));
+            continue;
+        };
+        let whole = || -> Result<u64> {
+            value.parse().with_context(|| format!("{variable}: {value:?} is not a whole number of 0 or more"))
+        };
+        match counterpart {
+            Counterpart::Threshold(field) => {
+                let number: f64 =
+                    value.parse().with_context(|| format!("{variable}: {value:?} is not a number"))?;
+                threshold.insert((*field).to_owned(), json!(number));
+            }
+            Counterpart::ThresholdSeconds(field) => {
+                threshold.insert((*field).to_owned(), format!("{}s", whole()?).into());
+            }
+            Counterpart::ThresholdMebibytes(field) => {
+                threshold.insert((*field).to_owned(), format!("{}Mi", whole()?).into());
+            }
+            Counterpart::Interval => interval = whole()?,
+            Counterpart::Pods if value.trim().is_empty() => {}
+            Counterpart::Pods => {
+                let pods = labels::parse(value).with_context(|| format!("{variable}: {value:?}"))?;
+                if let Some(selector) = selector.as_object_mut() {
+                    selector.insert("podSelector".to_owned(), pods);
+                }
+            }
+            Counterpart::None(why) => remarks.push(format!("{variable} has no counterpart: {why}")),
+        }
+    }
+    let mut strategy = json!({"type": "Threshold"});
+    if let Some(strategy) = strategy.as_object_mut().filter(|_| !threshold.is_empty()) {
+        strategy.insert("threshold".to_owned(), threshold.into());
+    }
+    let policy = json!({
+        "apiVersion": "optipod.io/v1alpha1",
+        "kind": "OptimizationPolicy",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {
+            "mode": "Auto",
+            "selector": selector,
+            "strategy": strategy,
+            // the resource manager sizes memory only, request and limit together
+            "updateStrategy": {
+                "resources": ["memory"],
+                "updateRequestsOnly": false,
+                "limits": {"memory": {"type": "Ratio"}},
+            },
+            "reconciliationInterval": format!("{interval}s"),
+        },
+    });
+    Ok(Imported { policy, remarks })
+}
+
+#[cfg(test)]
+mod tests {
+    use optipod_coordinator::api::lint::lint;
+
+    use super::*;
+
+    const ALL: &str = "
+# as in its README
+METRICS_SERVER_URL=https://metrics-server.kube-system.svc.cluster.local
+VERIFY_CERT=true
+METRICS_FETCH_INTERVAL=45
+KUBE_STATE_METRICS_URL=http://ksm:8080
+LOG_LEVEL=INFO
+export LABEL_SELECTOR=\"app=web,tier in (a,b)\"
+SCALE_UP_THRESHOLD=0.75
+SCALE_UP_USAGE_MULTIPLIER=1.5
+SCALE_UP_MIN_GROWTH=1.25
+SCALE_DOWN_THRESHOLD=0.25
+SCALE_DOWN_USAGE_MULTIPLIER=2
+SCALE_DOWN_MIN_DIFF=0.1
+COOLDOWN_PERIOD_SECONDS=300
+MIN_REQUEST_MEMORY=64
+";
+
+    fn policy(text: &str) -> Imported {
+        import(&variables(text).unwrap(), "optipod-system", "drm").unwrap()
+    }
+
+    #[test]
+    fn every_variable_is_carried_over_or_named() {
+        let Imported { policy, remarks } = policy(ALL);
+        assert_eq!(
+            policy["spec"]["strategy"]["threshold"],
+            json!({"scaleUpThreshold": 0.75, "scaleUpUsageMultiplier": 1.5, "scaleUpMinGrowth": 1.25,
+                   "scaleDownThreshold": 0.25, "scaleDownUsageMultiplier": 2.0, "scaleDownMinDiff": 0.1,
+                   "cooldown": "300s", "minRequestMemory": "64Mi"})
+        );
+        assert_eq!(policy["spec"]["reconciliationInterval"], "45s");
+        assert_eq!(policy["spec"]["selector"]["podSelector"]["matchLabels"], json!({"app": "web"}));
+        assert_eq!(lint(&policy).violations, []);
+        let named =
+            |variable: &str| remarks.iter().any(|r| r.contains(&format!("{variable} has no counterpart")));
+        for variable in ["METRICS_SERVER_URL", "VERIFY_CERT", "KUBE_STATE_METRICS_URL", "LOG_LEVEL"] {
+            assert!(named(variable), "{variable}: {remarks:?}");
+        }
+        assert_eq!(remarks.len(), 5);
+        assert_eq!(variables(ALL).unwrap().len(), VARIABLES.len(), "the text has every variable");
+    }
+
+    #[test]
+    fn without_variables_the_defaults_are_the_same() {
+        let Imported { policy, .. } = policy("");
+        assert_eq!(policy["spec"]["strategy"], json!({"type": "Threshold"}));
+        assert_eq!(policy["spec"]["reconciliationInterval"], "30s");
+        assert_eq!(policy["spec"]["selector"], json!({"namespaceSelector": {}}));
+        assert_eq!(lint(&policy).violations, []);
+    }
+
+    #[test]
+    fn variables_come_from_manifests_too() {
+        let text = "
+apiVersion: v1
+kind: ConfigMap
+data: {SCALE_UP_THRESHOLD: '0.9'}
+---
+apiVersion: apps/v1
+kind: Deployment
+spec: {template: {spec: {containers: [{name: c, env: [{name: COOLDOWN_PERIOD_SECONDS, value: '60'}, {name: HOME, value: /}]}]}}}
+";
+        let expected = [("COOLDOWN_PERIOD_SECONDS", "60"), ("SCALE_UP_THRESHOLD", "0.9")];
+        let expected: BTreeMap<_, _> = expected.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+        assert_eq!(variables(text).unwrap(), expected);
+    }
+
+    #[test]
+    fn what_is_no_value_is_named() {
+        for (text, part) in [
+            ("SCALE_UP_THRESHOLD=high", "SCALE_UP_THRESHOLD"),
+            ("COOLDOWN_PERIOD_SECONDS=-5", "COOLDOWN_PERIOD_SECONDS"),
+            ("LABEL_SELECTOR=a b", "LABEL_SELECTOR"),
+        ] {
+            let error = format!("{:#}", import(&variables(text).unwrap(), "n", "p").unwrap_err());
+            assert!(error.starts_with(part), "{error}");
+        }
+        assert!(variables("nonsense").is_err());
+    }
+}

@@ -1,0 +1,159 @@
+//! `explain`: a `Recommendation` as text.
+
+use std::fmt::Write as _;
+
+use anyhow::{Context as _, Result, bail};
+use kube::api::{Api, ListParams};
+use kube::config::KubeConfigOptions;
+use kube::{Client, Config};
+use optipod_coordinator::api::Recommendation;
+use optipod_coordinator::api::v1alpha1::{RecommendedContainer, Sizes, StepEntry};
+
+/// The text about one workload, from the cluster.
+pub async fn fetch(workload: &str, namespace: Option<&str>, context: Option<&str>) -> Result<String> {
+    let Some((kind, name)) = workload.split_once('/') else {
+        bail!("{workload:?} is not a workload: expected KIND/NAME, such as deployment/web");
+    };
+    let options = KubeConfigOptions { context: context.map(str::to_owned), ..KubeConfigOptions::default() };
+    let config = Config::from_kubeconfig(&options).await.context("kubeconfig")?;
+    let namespace = namespace.unwrap_or(&config.default_namespace).to_owned();
+    let api: Api<Recommendation> = Api::namespaced(Client::try_from(config)?, &namespace);
+    let all = api.list(&ListParams::default()).await.context("recommendations")?;
+    let found = all
+        .items
+        .iter()
+        .find(|r| r.spec.workload.kind.eq_ignore_ascii_case(kind) && r.spec.workload.name == name);
+    match found {
+        Some(recommendation) => Ok(text(recommendation)),
+        None => bail!(
+            "there is no recommendation for {kind}/{name} in namespace {namespace}: no policy selects it, or it has not been evaluated yet; `kubectl get optimizationpolicies` shows what each policy matched"
+        ),
+    }
+}
+
+/// The text about one workload.
+pub fn text(recommendation: &Recommendation) -> String {
+    let workload = &recommendation.spec.workload;
+    let mut text = String::new();
+    // writing to a text cannot fail
+    let mut line = |indent: usize, label: &str, value: &str| {
+        if !value.is_empty() {
+            let _ = writeln!(text, "{:indent$}{label}{value}", "");
+        }
+    };
+    line(0, "", &format!("{}/{}", workload.kind, workload.name));
+    let Some(status) = &recommendation.status else {
+        line(2, "", "has not been evaluated yet");
+        return text;
+    };
+    if let Some(policy) = &status.policy {
+        line(2, "policy:      ", &format!("{}/{}", policy.namespace, policy.name));
+    }
+    if let Some(strategy) = &status.strategy {
+        line(2, "strategy:    ", &format!("{:?}, version {}", strategy.kind, strategy.version));
+    }
+    let phase = status.phase.map(|phase| format!("{phase:?}")).unwrap_or_default();
+    let because = |reason: &str, message: &str| match (reason, message) {
+        ("", "") => String::new(),
+        ("", message) => format!(": {message}"),
+        (reason, "") => format!(" ({reason})"),
+        (reason, message) => format!(" ({reason}): {message}"),
+    };
+    line(2, "phase:       ", &format!("{phase}{}", because(&status.reason, &status.message)));
+    if let Some(percent) = status.coverage_percent {
+        let confidence = status.confidence.map(|c| format!(", confidence {c:?}")).unwrap_or_default();
+        line(2, "coverage:    ", &format!("{percent} % of the window{confidence}"));
+    }
+    for container in &status.containers {
+        about_container(container, &mut line);
+    }
+    if let Some(decision) = &status.last_decision {
+        let what = format!(
+            "{:?}{} at {}",
+            decision.decision,
+            because(&decision.reason, &decision.message),
+            decision.time.0
+        );
+        line(2, "decided:     ", &what);
+    }
+    for entry in &status.history {
+        let what = format!(
+            "{} {} {}: {}{}",
+            entry.time.0,
+            entry.pod,
+            entry.change,
+            entry.outcome,
+            because(&entry.reason, "")
+        );
+        line(2, "history:     ", &what);
+    }
+    text
+}
+
+fn about_container(container: &RecommendedContainer, line: &mut impl FnMut(usize, &str, &str)) {
+    line(2, "container ", &container.name);
+    line(4, "declared:    ", &sizes(container.declared.as_ref()));
+    line(4, "current:     ", &sizes(container.current.as_ref()));
+    line(4, "recommended: ", &sizes(container.recommended.as_ref()));
+    line(4, "at least:    ", &sizes(container.lower_bound.as_ref()));
+    line(4, "at most:     ", &sizes(container.upper_bound.as_ref()));
+    line(4, "reason:      ", &container.reason);
+    if let Some(steps) = &container.steps {
+        line(4, "cpu:         ", &chain(&steps.cpu));
+        line(4, "memory:      ", &chain(&steps.memory));
+    }
+    line(4, "explanation: ", &container.explanation);
+}
+
+fn chain(steps: &[StepEntry]) -> String {
+    let step = |entry: &StepEntry| {
+        let detail = if entry.detail.is_empty() { String::new() } else { format!(" ({})", entry.detail) };
+        format!("{} {}{detail}", entry.step, entry.value)
+    };
+    steps.iter().map(step).collect::<Vec<_>>().join(" > ")
+}
+
+fn sizes(sizes: Option<&Sizes>) -> String {
+    let Some(Sizes { cpu, memory, cpu_limit, memory_limit }) = sizes else { return String::new() };
+    let named = [("cpu", cpu), ("memory", memory), ("cpu limit", cpu_limit), ("memory limit", memory_limit)];
+    let given = named.iter().filter_map(|(name, value)| Some(format!("{name} {}", value.as_ref()?)));
+    given.collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_recommendation_reads_as_a_story() {
+        let recommendation: Recommendation = serde_json::from_value(json!({
+            "apiVersion": "optipod.io/v1alpha1", "kind": "Recommendation", "metadata": {"name": "deployment-web"},
+            "spec": {"workload": {"kind": "Deployment", "name": "web"}},
+            "status": {
+                "policy": {"namespace": "shop", "name": "gold", "generation": 2},
+                "strategy": {"type": "Adaptive", "version": 1},
+                "phase": "Skipped", "reason": "CooldownActive", "message": "web-1: 120 s left", "coveragePercent": 80, "confidence": "Medium",
+                "containers": [{"name": "app", "declared": {"cpu": "1"}, "recommended": {"cpu": "120m", "memory": "64Mi"},
+                    "steps": {"cpu": [{"step": "percentile", "value": "100m"}, {"step": "max bound", "value": "120m", "detail": "enforced by a/b"}]}}],
+                "lastDecision": {"time": "2026-01-05T10:00:00Z", "decision": "Hold", "reason": "CooldownActive"},
+                "history": [{"time": "2026-01-05T09:58:00Z", "pod": "web-1", "change": "app cpu 1 > 120m", "outcome": "Done"}],
+            },
+        }))
+        .unwrap();
+        let expected = "Deployment/web
+  policy:      shop/gold
+  strategy:    Adaptive, version 1
+  phase:       Skipped (CooldownActive): web-1: 120 s left
+  coverage:    80 % of the window, confidence Medium
+  container app
+    declared:    cpu 1
+    recommended: cpu 120m, memory 64Mi
+    cpu:         percentile 100m > max bound 120m (enforced by a/b)
+  decided:     Hold (CooldownActive) at 2026-01-05T10:00:00Z
+  history:     2026-01-05T09:58:00Z web-1 app cpu 1 > 120m: Done
+";
+        assert_eq!(text(&recommendation), expected);
+    }
+}

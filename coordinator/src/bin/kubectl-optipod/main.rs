@@ -1,0 +1,103 @@
+//! The kubectl plug-in: `kubectl optipod ...`.
+
+mod drm;
+mod explain;
+mod files;
+mod labels;
+mod lint;
+mod output;
+mod vpa;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Looks at OptiPod's policies and recommendations, and makes policies from what other tools are told.
+#[derive(Debug, Parser)]
+#[command(name = "kubectl-optipod", bin_name = "kubectl optipod", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Names everything that is wrong with policies in files, without a cluster. Fails when something is.
+    Lint {
+        /// YAML files, or - for standard input. Objects of other kinds are passed over.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+    /// Makes a policy from the configuration of another tool. The policy goes to standard output, what has no
+    /// counterpart to standard error.
+    Import {
+        #[command(subcommand)]
+        source: Source,
+    },
+    /// Shows what is recommended for a workload, how it came about, and what became of it.
+    Explain {
+        /// KIND/NAME, such as deployment/web.
+        workload: String,
+        /// Namespace of the workload. Default: that of the kubeconfig.
+        #[arg(long, short)]
+        namespace: Option<String>,
+        /// Context of the kubeconfig.
+        #[arg(long)]
+        context: Option<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Source {
+    /// The Kubernetes Dynamic Resource Manager: its environment variables.
+    Drm {
+        /// KEY=VALUE lines, or YAML with a ConfigMap or a workload that holds them; - for standard input.
+        file: PathBuf,
+        /// Name of the policy.
+        #[arg(long, default_value = "dynamic-resource-manager")]
+        name: String,
+        /// Namespace of the policy: OptiPod's own, since the resource manager reaches into all.
+        #[arg(long, default_value = "optipod-system")]
+        namespace: String,
+    },
+    /// `VerticalPodAutoscaler` objects: a policy for each.
+    Vpa {
+        /// YAML, or - for standard input. Objects of other kinds are passed over.
+        file: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            output::error(&format!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<ExitCode> {
+    match &arguments.command {
+        Command::Lint { files } => {
+            let report = lint::report(&files::objects(files)?);
+            output::print(&report.text)?;
+            Ok(if report.valid { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+        Command::Import { source: Source::Drm { file, name, namespace } } => {
+            output::imported(&[drm::import(&drm::variables(&files::text(file)?)?, namespace, name)?])
+        }
+        Command::Import { source: Source::Vpa { file } } => {
+            output::imported(&vpa::import(&files::objects(std::slice::from_ref(file))?)?)
+        }
+        Command::Explain { workload, namespace, context } => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let text =
+                runtime.block_on(explain::fetch(workload, namespace.as_deref(), context.as_deref()))?;
+            output::print(&text)?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
