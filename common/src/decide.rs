@@ -125,7 +125,8 @@ pub fn decide(
             wanted.push((container, to));
         }
     }
-    let Some(plan) = first_step(&wanted) else {
+    let urgent = sizes.iter().any(is_urgent);
+    let Some(plan) = first_step(&wanted, urgent) else {
         if held.is_empty() {
             held.push(Hold::of_pod(Reason::NoData, "no container of the pod has a recommendation"));
         }
@@ -204,8 +205,6 @@ fn grounds(pod: &PodFacts, plan: &Plan, sizes: &[ContainerRecommendation], at: &
     let changed = |name: &str| plan.changes.iter().any(|change| change.container == name);
     let concerned = || sizes.iter().filter(|size| changed(&size.container));
     let evidence = concerned().map(|size| (size.container.clone(), size.evidence.clone())).collect();
-    let urgent =
-        |size: &ContainerRecommendation| size.memory.has(StepKind::OomFloor) || size.cpu.has(StepKind::Probe);
     let decrease = plan.direction == Direction::Decrease;
     let (cpu, memory) = plan.request_growth();
     let room = |free: crate::resources::Amounts| {
@@ -222,7 +221,12 @@ fn grounds(pod: &PodFacts, plan: &Plan, sizes: &[ContainerRecommendation], at: &
             ReplacementSize::Template
         },
     });
-    Grounds { evidence, recall, emergency: !decrease && concerned().any(urgent) }
+    Grounds { evidence, recall, emergency: !decrease && concerned().any(is_urgent) }
+}
+
+/// It was killed for memory, or is throttled: to wait does harm.
+fn is_urgent(size: &ContainerRecommendation) -> bool {
+    size.memory.has(StepKind::OomFloor) || size.cpu.has(StepKind::Probe)
 }
 
 /// The API server refuses a change of the QoS class; so do we, before asking.

@@ -15,6 +15,7 @@ pub mod recommend;
 pub mod replay;
 pub mod resources;
 pub mod sample;
+pub mod savings;
 pub mod startup;
 pub mod store;
 pub mod threshold;

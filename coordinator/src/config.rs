@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use optipod_common::policy::parse_duration;
+use optipod_common::savings::Prices;
 
 /// Right-sizes Kubernetes pods in place.
 #[derive(Clone, Debug, Parser)]
@@ -63,6 +64,15 @@ pub struct Config {
     #[arg(long)]
     pub insecure_plaintext: bool,
 
+    /// Price of one requested core for one hour, in any currency. With both prices the metric
+    /// `optipod_saved_cost_per_hour` tells what is given back. 0 or more.
+    #[arg(long, value_parser = parse_price, requires = "price_gibibyte_hour")]
+    pub price_core_hour: Option<f64>,
+
+    /// Price of one requested GiB of memory for one hour.
+    #[arg(long, value_parser = parse_price, requires = "price_core_hour")]
+    pub price_gibibyte_hour: Option<f64>,
+
     /// Log lines as JSON or as text.
     #[arg(long, value_enum, default_value_t = LogFormat::Json)]
     pub log_format: LogFormat,
@@ -90,7 +100,17 @@ fn parse_frame_interval(text: &str) -> Result<Duration, String> {
     }
 }
 
+fn parse_price(text: &str) -> Result<f64, String> {
+    let price = text.parse().ok().filter(|price: &f64| price.is_finite() && *price >= 0.0);
+    price.ok_or_else(|| format!("{text:?} is not a price: expected a number, 0 or more, such as 0.04"))
+}
+
 impl Config {
+    /// Prices, where both are set.
+    pub fn prices(&self) -> Option<Prices> {
+        Some(Prices { core_hour: self.price_core_hour?, gibibyte_hour: self.price_gibibyte_hour? })
+    }
+
     /// What no single flag can say.
     ///
     /// # Errors
@@ -133,6 +153,15 @@ mod tests {
         for bad in ["500ms", "61s", "x"] {
             assert!(parse(&["--frame-interval", bad]).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn prices_come_together_and_are_not_negative() {
+        let both = parse(&["--price-core-hour", "0.04", "--price-gibibyte-hour", "0.005"]).unwrap();
+        assert_eq!(both.prices(), Some(Prices { core_hour: 0.04, gibibyte_hour: 0.005 }));
+        assert!(parse(&["--price-core-hour", "0.04"]).is_err());
+        assert!(parse(&["--price-core-hour", "-1", "--price-gibibyte-hour", "1"]).is_err());
+        assert_eq!(parse(&[]).unwrap().prices(), None);
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub mod index;
 pub mod ingest;
 pub mod lease;
 pub mod metrics;
+pub mod recommendations;
 pub mod report;
 pub mod run;
 pub mod status;

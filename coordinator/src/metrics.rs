@@ -2,8 +2,8 @@
 
 use prometheus::core::Collector;
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 /// Seconds, from a fast evaluation to a stuck one.
@@ -60,6 +60,12 @@ pub struct Metrics {
     pub recommendations: IntCounterVec,
     /// Patches that the API server accepted.
     pub applications: IntCounterVec,
+    /// What pods of a policy's workloads ask for, use, gave back, lack: CPU in millicores.
+    pub cpu: IntGaugeVec,
+    /// The same of memory, in bytes.
+    pub memory: IntGaugeVec,
+    /// What the requests given back would cost for an hour, where prices are set.
+    pub saved_per_hour: GaugeVec,
 }
 
 impl Metrics {
@@ -181,6 +187,28 @@ impl Metrics {
                 "optipod_applications_total",
                 "Patches that the API server accepted.",
                 &["policy", "method"],
+            )?,
+            cpu: gauges(
+                r,
+                "optipod_cpu_millicores",
+                "CPU of a policy's workloads by account: requested, used (mean), reclaimed, reclaimable, missing.",
+                &["namespace", "policy", "account"],
+            )?,
+            memory: gauges(
+                r,
+                "optipod_memory_bytes",
+                "Memory of a policy's workloads by account: requested, used (mean), reclaimed, reclaimable, missing.",
+                &["namespace", "policy", "account"],
+            )?,
+            saved_per_hour: registered(
+                r,
+                GaugeVec::new(
+                    Opts::new(
+                        "optipod_saved_cost_per_hour",
+                        "Cost of the requests given back, by the prices that are set.",
+                    ),
+                    &["namespace", "policy"],
+                )?,
             )?,
             registry,
         })

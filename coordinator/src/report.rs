@@ -4,18 +4,22 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff;
-use kube::api::{Api, ObjectMeta, Patch, PatchParams, PostParams};
+use kube::api::{Api, DeleteParams, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::core::PartialObjectMeta;
 use kube::{Client, Resource};
 use optipod_common::decide::{Plan, Reason};
+use optipod_common::ident::WorkloadRef;
 use serde_json::{Value, json};
 use tracing::{info, warn};
 
 use crate::FIELD_MANAGER;
+use crate::api::Recommendation;
+use crate::api::recommendation::{RecommendationSpec, RecommendationStatus, WorkloadTarget};
 use crate::api::v1alpha1::{OptimizationPolicy, OptimizationPolicyStatus};
 use crate::apply::Refusal;
 use crate::engine::{End, Ended, Purpose, Subject};
 use crate::index::{PolicyEntry, PolicyKey};
+use crate::recommendations;
 use crate::status::Problem;
 
 /// The API allows 1024 bytes.
@@ -138,6 +142,53 @@ impl Desk {
             Ok(_) => {}
             Err(kube::Error::Api(status)) if status.code == 404 => {}
             Err(error) => warn!(policy = %key, %error, "policy status not written"),
+        }
+    }
+
+    /// Writes a workload's recommendation; creates its object when there is none.
+    pub async fn write_recommendation(&self, workload: &WorkloadRef, status: &RecommendationStatus) {
+        let objects: Api<Recommendation> = Api::namespaced(self.client.clone(), &workload.namespace);
+        let name = recommendations::object_name(workload);
+        let mut status = status.clone();
+        let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+        let found = match objects.get_opt(&name).await {
+            Ok(Some(stored)) => {
+                recommendations::merge(
+                    &mut status,
+                    stored.status.as_ref().unwrap_or(&RecommendationStatus::default()),
+                );
+                Ok(stored)
+            }
+            Ok(None) => {
+                let target = WorkloadTarget { kind: workload.kind.clone(), name: workload.name.clone() };
+                let object = Recommendation::new(&name, RecommendationSpec { workload: target });
+                objects.create(&params, &object).await
+            }
+            Err(error) => Err(error),
+        };
+        let written = match found {
+            // all of it at once: what is not said any more goes away, and its resourceVersion is the fence
+            Ok(object) => {
+                let object = Recommendation { status: Some(status), ..object };
+                objects.replace_status(&name, &params, &object).await.map(|_| ())
+            }
+            Err(error) => Err(error),
+        };
+        match written {
+            Ok(()) => {}
+            // the namespace is going away
+            Err(kube::Error::Api(status)) if status.code == 404 => {}
+            Err(error) => warn!(%workload, %error, "recommendation not written"),
+        }
+    }
+
+    /// Removes the recommendation of a workload that is gone.
+    pub async fn delete_recommendation(&self, workload: &WorkloadRef) {
+        let objects: Api<Recommendation> = Api::namespaced(self.client.clone(), &workload.namespace);
+        match objects.delete(&recommendations::object_name(workload), &DeleteParams::default()).await {
+            Ok(_) => {}
+            Err(kube::Error::Api(status)) if status.code == 404 => {}
+            Err(error) => warn!(%workload, %error, "recommendation not deleted"),
         }
     }
 

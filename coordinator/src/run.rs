@@ -77,7 +77,7 @@ pub async fn run(config: Config, client: Client, shutdown: impl Future<Output = 
     };
     let index = Index::new(config.namespace.clone(), config.cluster_policy_namespaces.clone(), FIELD_MANAGER);
     let engine = EngineTask {
-        engine: Engine::new(settings, index, metrics.clone()),
+        engine: Engine::new(settings, index, metrics.clone()).with_prices(config.prices()),
         applier: Applier::new(client.clone(), leadership.clone()),
         desk: Desk::new(client.clone(), &config.pod_name),
         leadership: leadership.clone(),
@@ -123,6 +123,9 @@ async fn until(mut stopped: watch::Receiver<bool>) {
     // a dropped sender is a stop, too
     let _ = stopped.wait_for(|stop| *stop).await;
 }
+
+/// Recommendations written at once: many at the start, few afterwards.
+const WRITERS: usize = 4;
 
 /// Statuses and Events are written one after the other, before the patches that wait behind them: none may hang.
 async fn in_time(what: &str, write: impl Future<Output = ()>) {
@@ -191,11 +194,26 @@ impl EngineTask {
         let (sender, mut effects) = mpsc::channel(EFFECTS);
         let (applier, desk, leadership) = (self.applier.clone(), self.desk.clone(), self.leadership.clone());
         let slots = std::sync::Arc::new(tokio::sync::Semaphore::new(PATCHES));
+        let writers = std::sync::Arc::new(tokio::sync::Semaphore::new(WRITERS));
         tokio::spawn(async move {
             while let Some(effect) = effects.recv().await {
                 match effect {
                     // what a leader of before has to say would overwrite what the new one says
-                    Effect::WriteStatus { .. } if !leadership.borrow().holds(Instant::now()) => {}
+                    Effect::WriteStatus { .. }
+                    | Effect::WriteRecommendation { .. }
+                    | Effect::DeleteRecommendation(_)
+                        if !leadership.borrow().holds(Instant::now()) => {}
+                    Effect::WriteRecommendation { workload, status } => {
+                        let desk = desk.clone();
+                        let Ok(slot) = writers.clone().acquire_owned().await else { return };
+                        tokio::spawn(async move {
+                            in_time("recommendation", desk.write_recommendation(&workload, &status)).await;
+                            drop(slot);
+                        });
+                    }
+                    Effect::DeleteRecommendation(workload) => {
+                        in_time("recommendation", desk.delete_recommendation(&workload)).await;
+                    }
                     Effect::WriteStatus { policy, status } => {
                         in_time("policy status", desk.write_status(&policy, &status)).await;
                     }

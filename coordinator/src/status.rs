@@ -11,6 +11,7 @@ use optipod_common::progress::Progress;
 use optipod_common::quantity::{Bytes, MilliCpu};
 use optipod_common::recommend::ContainerRecommendation;
 use optipod_common::resources::{Resource, Resources};
+use optipod_common::savings::{Prices, Quantities, Savings, savings};
 use optipod_common::time::Timestamp;
 
 use crate::api::v1alpha1::{
@@ -63,12 +64,14 @@ pub fn problem(status: &OptimizationPolicyStatus) -> Option<Problem> {
     Some(Problem { reason: ready.reason.clone(), message: ready.message.clone() })
 }
 
-/// True when the two say different things; times of recommendations alone are no news.
+/// True when the two say different things; times of recommendations and counts of values alone are no news.
 pub fn differs(before: &OptimizationPolicyStatus, after: &OptimizationPolicyStatus) -> bool {
     let plain = |status: &OptimizationPolicyStatus| {
         let mut status = status.clone();
         for workload in &mut status.workloads {
             workload.last_recommendation = None;
+            // counts of values change with every evaluation; what they lead to stands beside them
+            workload.recommendations.iter_mut().for_each(|container| container.explanation.clear());
             // countdowns change with every evaluation and say nothing new
             if !workload.reason.is_empty() {
                 workload.message.retain(|c| !c.is_ascii_digit());
@@ -80,7 +83,7 @@ pub fn differs(before: &OptimizationPolicyStatus, after: &OptimizationPolicyStat
 }
 
 /// Sets the gauges of one policy.
-pub fn show(metrics: &Metrics, key: &PolicyKey, outcomes: &[WorkloadOutcome]) {
+pub fn show(metrics: &Metrics, key: &PolicyKey, outcomes: &[WorkloadOutcome], prices: Option<Prices>) {
     forget(metrics, key);
     let labels = [key.namespace.as_str(), key.name.as_str()];
     let mut updated = 0;
@@ -92,6 +95,7 @@ pub fn show(metrics: &Metrics, key: &PolicyKey, outcomes: &[WorkloadOutcome]) {
             (_, reason, _) => *skipped.entry(reason).or_default() += 1,
         }
     }
+    show_savings(metrics, labels, outcomes, prices);
     let count = i64::try_from(outcomes.len()).unwrap_or(i64::MAX);
     metrics.workloads_monitored.with_label_values(&labels).set(count);
     metrics.workloads_updated.with_label_values(&labels).set(updated);
@@ -100,12 +104,52 @@ pub fn show(metrics: &Metrics, key: &PolicyKey, outcomes: &[WorkloadOutcome]) {
     }
 }
 
+/// Accounts of what is requested, used and given back.
+fn show_savings(
+    metrics: &Metrics,
+    [namespace, policy]: [&str; 2],
+    outcomes: &[WorkloadOutcome],
+    prices: Option<Prices>,
+) {
+    let mut total = Savings::default();
+    for outcome in outcomes {
+        let follows = outcome.workload.kind != "DaemonSet";
+        outcome.pods.iter().for_each(|pod| total += savings(&pod.facts, &pod.sizes, follows));
+    }
+    let gauge = |value: u128| i64::try_from(value).unwrap_or(i64::MAX);
+    for (account, amount) in accounts(&total) {
+        let labels = [namespace, policy, account];
+        metrics.cpu.with_label_values(&labels).set(gauge(amount.cpu));
+        metrics.memory.with_label_values(&labels).set(gauge(amount.memory));
+    }
+    if let Some(prices) = prices {
+        let saved = prices.per_hour(total.reclaimed);
+        metrics.saved_per_hour.with_label_values(&[namespace, policy]).set(saved);
+    }
+}
+
+fn accounts(of: &Savings) -> [(&'static str, Quantities); 5] {
+    [
+        ("requested", of.requested),
+        ("used", of.used),
+        ("reclaimed", of.reclaimed),
+        ("reclaimable", of.reclaimable),
+        ("missing", of.missing),
+    ]
+}
+
 /// Removes the gauges of one policy.
 pub fn forget(metrics: &Metrics, key: &PolicyKey) {
     let labels = [key.namespace.as_str(), key.name.as_str()];
     // absent labels are not an error here
     let _ = metrics.workloads_monitored.remove_label_values(&labels);
     let _ = metrics.workloads_updated.remove_label_values(&labels);
+    let _ = metrics.saved_per_hour.remove_label_values(&labels);
+    for (account, _) in accounts(&Savings::default()) {
+        let labels = [labels[0], labels[1], account];
+        let _ = metrics.cpu.remove_label_values(&labels);
+        let _ = metrics.memory.remove_label_values(&labels);
+    }
     for reason in Reason::ALL {
         let _ = metrics.workloads_skipped.remove_label_values(&[labels[0], labels[1], reason.as_str()]);
     }

@@ -135,8 +135,9 @@ fn throttled_container_grows_with_its_limit_until_it_has_what_it_needs() {
     let demand = Demand { millicores: 1000, memory: 100 * MEBIBYTE };
     world.deployment("default", "web", &resources(("100m", "120Mi"), ("200m", "1Gi")), demand);
     world.run(seconds(1800));
-    assert!(world.requests.iter().all(|(_, r)| r.action.plan.direction == Direction::Increase));
     let plans = world.plans();
+    let increases = world.requests.iter().all(|(_, r)| r.action.plan.direction == Direction::Increase);
+    assert!(increases, "{plans:?}");
     assert_eq!(
         plans.first().map(String::as_str),
         Some("app: cpu request 100m > 240m, cpu limit 200m > 480m")

@@ -30,7 +30,8 @@ pub struct ContainerChange {
 }
 
 /// One patch of one pod. A plan never mixes decreases and increases: a resize is atomic, so a deferred increase would
-/// keep a wanted decrease waiting. Decreases come first; the increases follow in the next evaluation.
+/// keep a wanted decrease waiting. Decreases come first, except before an increase that cannot wait; the rest follows in
+/// the next evaluation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
     /// Which way.
@@ -145,9 +146,13 @@ impl fmt::Display for Recall {
     }
 }
 
-/// The decreases if there are any, else the increases.
-pub(super) fn first_step(wanted: &[(&ContainerFacts, Resources)]) -> Option<Plan> {
-    [Direction::Decrease, Direction::Increase].into_iter().find_map(|direction| {
+/// The decreases if there are any, else the increases; the other way round when waiting for an increase does harm.
+pub(super) fn first_step(wanted: &[(&ContainerFacts, Resources)], urgent: bool) -> Option<Plan> {
+    let order = match urgent {
+        false => [Direction::Decrease, Direction::Increase],
+        true => [Direction::Increase, Direction::Decrease],
+    };
+    order.into_iter().find_map(|direction| {
         let changes: Vec<_> = wanted
             .iter()
             .filter_map(|(container, to)| {

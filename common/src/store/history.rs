@@ -241,10 +241,11 @@ impl History {
             // coarse slots end recently and began long ago: an old peak in them says nothing about now
             let is_recent = width == FINE_SLOT && end + RECENT > now && !slot.observed.is_zero();
             if is_recent {
+                // a frame is filed by its middle: the slot after the resize may hold a part from before it
                 let peak = slot.memory_total.values().map(UsageHistogram::max).max().unwrap_or(0);
                 peaks.push((end, peak));
                 evidence.recent.fresh |= parts.cpu || parts.memory;
-                slot.add_recent(evidence, parts, resized.is_none_or(|resized| start >= resized));
+                slot.add_recent(evidence, parts, resized.is_none_or(|resized| start >= resized + FINE_SLOT));
             }
             if end > from {
                 slot.add_to(evidence, parts);

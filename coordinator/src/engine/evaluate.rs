@@ -17,6 +17,7 @@ use super::{Effect, Engine, PolicyState, Request};
 use crate::api::convert::Selector;
 use crate::apply::Action;
 use crate::index::{Held, HeldBy, NodeLoad, PodKey, PolicyEntry, PolicyKey, SelectedWorkload, Selection};
+use crate::recommendations;
 use crate::report::Notice;
 use crate::status;
 
@@ -141,7 +142,10 @@ impl Engine {
         state.due = Some(now + interval);
         state.generation = Some(entry.generation);
         effects.extend(report(&entry, state, selection, &outcomes, now));
-        status::show(&self.metrics, key, &outcomes);
+        if let Ok((policy, _)) = &entry.parsed {
+            effects.extend(tell(&entry, policy, state, &outcomes, now));
+        }
+        status::show(&self.metrics, key, &outcomes, self.prices);
         effects
     }
 
@@ -324,6 +328,34 @@ fn report(
         state.written = Some((status.clone(), now));
         effects.push(Effect::WriteStatus { policy: entry.key.clone(), status: Box::new(status) });
     }
+    effects
+}
+
+/// Recommendations that say something new, and those whose workload is gone.
+fn tell(
+    entry: &PolicyEntry,
+    policy: &Policy,
+    state: &mut PolicyState,
+    outcomes: &[WorkloadOutcome],
+    now: Timestamp,
+) -> Vec<Effect> {
+    let mut effects = Vec::new();
+    let mut gone = std::mem::take(&mut state.recommendations);
+    for outcome in outcomes {
+        let before = gone.remove(&outcome.workload);
+        let applied = state.last_applied.get(&outcome.workload).copied();
+        let about = (&entry.key, entry.generation, policy);
+        let status = recommendations::build(about, outcome, applied, before.as_ref(), now);
+        let news = before.as_ref().is_none_or(|before| recommendations::differs(before, &status));
+        // what was not written is compared again next time
+        let known = if news { status.clone() } else { before.unwrap_or_default() };
+        state.recommendations.insert(outcome.workload.clone(), known);
+        if news {
+            let workload = outcome.workload.clone();
+            effects.push(Effect::WriteRecommendation { workload, status: Box::new(status) });
+        }
+    }
+    effects.extend(gone.into_keys().map(Effect::DeleteRecommendation));
     effects
 }
 

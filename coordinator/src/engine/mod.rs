@@ -2,8 +2,8 @@
 
 mod breaker;
 mod evaluate;
-mod sizes;
 mod resizes;
+mod sizes;
 mod usage;
 
 use std::collections::BTreeMap;
@@ -15,13 +15,14 @@ use optipod_common::ident::{WorkloadContainer, WorkloadRef};
 use optipod_common::ledger::Admission;
 use optipod_common::policy::{Mode, Policy};
 use optipod_common::progress::{Progress, in_kernel};
+use optipod_common::savings::Prices;
 use optipod_common::store::{Evidence, Question};
 use optipod_common::time::Timestamp;
 
-pub use self::evaluate::{PodOutcome, WorkloadOutcome};
-pub use self::resizes::{End, Ended, Purpose, Subject};
 use self::breaker::Breaker;
+pub use self::evaluate::{PodOutcome, WorkloadOutcome};
 use self::resizes::Resizes;
+pub use self::resizes::{End, Ended, Purpose, Subject};
 use self::usage::Usage;
 use crate::api::recommendation::{HistoryEntry, RecommendationStatus};
 use crate::api::v1alpha1::OptimizationPolicyStatus;
@@ -111,6 +112,7 @@ pub struct Engine {
     ticked: Option<Timestamp>,
     jumped: Option<Timestamp>,
     breaker: Breaker,
+    prices: Option<Prices>,
 }
 
 impl Engine {
@@ -128,7 +130,14 @@ impl Engine {
             ticked: None,
             jumped: None,
             breaker: Breaker::default(),
+            prices: None,
         }
+    }
+
+    /// With prices, what is given back is told in money, too.
+    #[must_use]
+    pub fn with_prices(self, prices: Option<Prices>) -> Self {
+        Self { prices, ..self }
     }
 
     /// The cluster view.
@@ -175,9 +184,10 @@ impl Engine {
     fn start_ups_due(&mut self, now: Timestamp) {
         let Self { index, policies, .. } = self;
         for entry in index.policies() {
-            let boosts = entry.parsed.as_ref().is_ok_and(|(policy, _)| {
-                policy.startup.cpu.is_some() || policy.startup.memory.is_some()
-            });
+            let boosts = entry
+                .parsed
+                .as_ref()
+                .is_ok_and(|(policy, _)| policy.startup.cpu.is_some() || policy.startup.memory.is_some());
             if let Some(state) = policies.get_mut(&entry.key).filter(|_| boosts) {
                 state.due = Some(now);
             }

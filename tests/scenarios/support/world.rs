@@ -12,9 +12,11 @@ use optipod_agent::metrics::Metrics as AgentMetrics;
 use optipod_agent::sampler::{Now, Sampler, SamplerOptions};
 use optipod_common::decide::{ContainerChange, Reason};
 use optipod_common::frame::Frame;
+use optipod_common::ident::WorkloadRef;
 use optipod_common::resources::Amounts;
 use optipod_common::time::Timestamp;
 use optipod_coordinator::FIELD_MANAGER;
+use optipod_coordinator::api::recommendation::RecommendationStatus;
 use optipod_coordinator::api::v1alpha1::{OptimizationPolicyStatus, WorkloadStatus};
 use optipod_coordinator::apply::{Accepted, Refusal};
 use optipod_coordinator::engine::{Effect, Engine, Purpose, Request};
@@ -85,6 +87,7 @@ pub struct World {
     pub requests: Vec<(Duration, Request)>,
     pub notices: Vec<(Duration, Notice)>,
     pub statuses: BTreeMap<PolicyKey, OptimizationPolicyStatus>,
+    pub recommendations: BTreeMap<WorkloadRef, RecommendationStatus>,
     pub kubelet: Kubelet,
     pub refuse: ApiServer,
     pub dry_run: bool,
@@ -126,6 +129,7 @@ impl World {
             requests: Vec::new(),
             notices: Vec::new(),
             statuses: BTreeMap::new(),
+            recommendations: BTreeMap::new(),
             kubelet: Box::new(|_| Reaction::Done),
             refuse: Box::new(|_| None),
             dry_run: false,
@@ -339,6 +343,12 @@ impl World {
                 Effect::WriteStatus { policy, status } => {
                     self.statuses.insert(policy, *status);
                 }
+                Effect::WriteRecommendation { workload, status } => {
+                    self.recommendations.insert(workload, *status);
+                }
+                Effect::DeleteRecommendation(workload) => {
+                    self.recommendations.remove(&workload);
+                }
                 Effect::Resize(request) => {
                     self.requests.push((self.elapsed(), Request::clone(&request)));
                     let answer = self.patch(&request);
@@ -364,8 +374,10 @@ impl World {
         assert_eq!(meta["uid"], request.action.uid, "fence");
         assert_eq!(meta["resourceVersion"], request.action.resource_version, "fence");
         let plan = request.action.plan.clone();
-        let time = "2027-01-01T00:00:00Z";
-        self.write(&name, FIELD_MANAGER, time, &plan.changes);
+        let at = k8s_openapi::jiff::Timestamp::from_microsecond(self.now.unix_micros()).unwrap();
+        // whole seconds, as the API writes it
+        let time = at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+        self.write(&name, FIELD_MANAGER, &time, &plan.changes);
         let generation = self.pods[&name].json["metadata"]["generation"].as_i64().unwrap();
         Ok(Accepted { generation })
     }

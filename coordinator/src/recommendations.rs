@@ -1,0 +1,261 @@
+//! What is told about one workload: its `Recommendation`. Pure.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use optipod_common::decide::Decision;
+use optipod_common::ident::WorkloadRef;
+use optipod_common::policy::{Policy, Strategy};
+use optipod_common::quantity::{Bytes, MilliCpu};
+use optipod_common::recommend::{ContainerRecommendation, Sizing, amount};
+use optipod_common::resources::{Amounts, Resource, Resources};
+use optipod_common::time::Timestamp;
+
+use crate::api::recommendation::{
+    Confidence, DecisionKind, HistoryEntry, LastDecision, MAX_CONTAINERS, MAX_HISTORY, MAX_STEPS, PolicyRef,
+    RecommendationStatus, RecommendedContainer, ResourceSteps, StepEntry, StrategyRef,
+};
+use crate::api::sizing::StrategyType;
+use crate::engine::{PodOutcome, WorkloadOutcome};
+use crate::index::PolicyKey;
+use crate::status::{largest, phase, sizes, time};
+
+/// Version of each strategy's algorithm: it changes when the same evidence would give another size.
+pub const STRATEGY_VERSION: i32 = 1;
+
+/// Evidence of a day or more supports a decision through a daily peak.
+const DAY_SECONDS: u64 = 24 * 3600;
+
+/// Name of the object for a workload, in the workload's namespace: unlike kinds may share a name.
+pub fn object_name(workload: &WorkloadRef) -> String {
+    let name = format!("{}-{}", workload.kind.to_ascii_lowercase(), workload.name);
+    name.chars().take(253).collect::<String>().trim_end_matches(['-', '.']).to_owned()
+}
+
+/// Builds the status. `before` keeps times and history.
+pub fn build(
+    (key, generation, policy): (&PolicyKey, i64, &Policy),
+    outcome: &WorkloadOutcome,
+    last_applied: Option<Timestamp>,
+    before: Option<&RecommendationStatus>,
+    now: Timestamp,
+) -> RecommendationStatus {
+    let (phase, reason, message) = phase(outcome);
+    let first = outcome.pods.first();
+    let recommended: &[ContainerRecommendation] = first.map_or(&[], |pod| pod.sizes.as_slice());
+    let containers: Vec<RecommendedContainer> =
+        recommended.iter().take(MAX_CONTAINERS).map(|size| container(size, &outcome.pods)).collect();
+    let least = recommended.iter().map(|size| {
+        let (covered, window) = (size.evidence.covered.as_secs(), size.evidence.window.as_secs().max(1));
+        (covered.saturating_mul(100) / window, covered)
+    });
+    let least = least.min();
+    let confidence = least.map(|(percent, seconds)| {
+        let enough = percent * 10 >= u64::from(policy.minimum_coverage.thousandths());
+        match enough {
+            false => Confidence::Low,
+            true if percent >= 90 && seconds >= DAY_SECONDS => Confidence::High,
+            true => Confidence::Medium,
+        }
+    });
+    let mut status = RecommendationStatus {
+        policy: Some(PolicyRef { namespace: key.namespace.clone(), name: key.name.clone(), generation }),
+        strategy: Some(StrategyRef { kind: kind_of(&policy.strategy), version: STRATEGY_VERSION }),
+        phase: Some(phase),
+        reason,
+        message,
+        pods: i32::try_from(outcome.pods.len()).unwrap_or(i32::MAX),
+        declared: first.map(|pod| sizes(&total(pod.facts.containers.iter().map(|c| c.declared)))),
+        current: first.map(|_| sizes(&total(current(&outcome.pods)))),
+        recommended: (!recommended.is_empty())
+            .then(|| sizes(&total(recommended.iter().map(ContainerRecommendation::target)))),
+        coverage_percent: least.and_then(|(percent, _)| i32::try_from(percent.min(100)).ok()),
+        confidence,
+        containers,
+        last_recommended: None,
+        last_applied: last_applied.map(time),
+        last_decision: first.map(|pod| decision(pod, now)),
+        history: Vec::new(),
+        conditions: Vec::new(),
+    };
+    status.conditions = vec![ready(&status, generation, before, now)];
+    keep(&mut status, before, now);
+    status
+}
+
+/// Times and history that stay from one status to the next.
+fn keep(status: &mut RecommendationStatus, before: Option<&RecommendationStatus>, now: Timestamp) {
+    let Some(before) = before else {
+        status.last_recommended = (!status.containers.is_empty()).then(|| time(now));
+        return;
+    };
+    let same = before.recommended == status.recommended;
+    status.last_recommended = match &before.last_recommended {
+        Some(at) if same => Some(at.clone()),
+        _ => (!status.containers.is_empty()).then(|| time(now)),
+    };
+    status.last_applied = status.last_applied.take().or_else(|| before.last_applied.clone());
+    status.history.clone_from(&before.history);
+    if let (Some(new), Some(old)) = (&mut status.last_decision, &before.last_decision)
+        && (new.decision, &new.reason) == (old.decision, &old.reason)
+    {
+        new.time = old.time.clone();
+    }
+    // Disabled keeps what was recommended
+    if status.containers.is_empty() {
+        status.containers.clone_from(&before.containers);
+        status.recommended.clone_from(&before.recommended);
+        status.last_recommended.clone_from(&before.last_recommended);
+    }
+}
+
+/// True when the two say different things. Countdowns, counts of values and coverage below the next ten percent are no
+/// news: an object is not written for them.
+pub fn differs(before: &RecommendationStatus, after: &RecommendationStatus) -> bool {
+    let plain = |status: &RecommendationStatus| {
+        let mut status = status.clone();
+        status.coverage_percent = status.coverage_percent.map(|percent| percent / 10);
+        status.message.retain(|c| !c.is_ascii_digit());
+        if let Some(decision) = &mut status.last_decision {
+            decision.message.retain(|c| !c.is_ascii_digit());
+        }
+        for condition in &mut status.conditions {
+            condition.message.retain(|c| !c.is_ascii_digit());
+        }
+        for container in &mut status.containers {
+            container.explanation.clear();
+            container.steps = None;
+        }
+        status
+    };
+    plain(before) != plain(after)
+}
+
+/// Adds a resize to the history, newest first.
+pub fn remember(status: &mut RecommendationStatus, entry: HistoryEntry) {
+    status.history.insert(0, entry);
+    status.history.truncate(MAX_HISTORY);
+}
+
+/// What another leader wrote stays: its history, and times that this one does not know.
+pub fn merge(status: &mut RecommendationStatus, stored: &RecommendationStatus) {
+    for entry in &stored.history {
+        if !status.history.iter().any(|known| (&known.time, &known.pod) == (&entry.time, &entry.pod)) {
+            status.history.push(entry.clone());
+        }
+    }
+    status.history.sort_by(|a, b| b.time.0.cmp(&a.time.0));
+    status.history.truncate(MAX_HISTORY);
+    status.last_applied = status.last_applied.take().or_else(|| stored.last_applied.clone());
+    if stored.recommended == status.recommended {
+        status.last_recommended = stored.last_recommended.clone().or_else(|| status.last_recommended.take());
+    }
+}
+
+const fn kind_of(strategy: &Strategy) -> StrategyType {
+    match strategy {
+        Strategy::Percentile => StrategyType::Percentile,
+        Strategy::Threshold(_) => StrategyType::Threshold,
+        Strategy::Adaptive(_) => StrategyType::Adaptive,
+        Strategy::Expression(_) => StrategyType::Expression,
+    }
+}
+
+fn decision(pod: &PodOutcome, now: Timestamp) -> LastDecision {
+    let kind = match &pod.decision {
+        Decision::Resize { .. } => DecisionKind::Resize,
+        Decision::Recreate { .. } | Decision::Hold { .. } => DecisionKind::Hold,
+    };
+    let hold = pod.main_hold().or_else(|| pod.decision.held().first());
+    let reason = match &pod.decision {
+        Decision::Resize { .. } => String::new(),
+        Decision::Recreate { because, .. } => because.reason.to_string(),
+        Decision::Hold { .. } => hold.map_or_else(String::new, |hold| hold.reason.to_string()),
+    };
+    // the API allows 32,768 characters for all of the object's text
+    let message = pod.decision.to_string().trim_end().chars().take(4000).collect();
+    LastDecision { time: time(now), decision: kind, reason, message }
+}
+
+fn ready(
+    status: &RecommendationStatus,
+    generation: i64,
+    before: Option<&RecommendationStatus>,
+    now: Timestamp,
+) -> Condition {
+    let has_value = |c: &RecommendedContainer| {
+        c.recommended.as_ref().is_some_and(|sizes| sizes.cpu.is_some() || sizes.memory.is_some())
+    };
+    let (value, reason, message) = if status.containers.iter().any(has_value) {
+        ("True", "Recommended", "there is a recommendation".to_owned())
+    } else {
+        ("False", "NoRecommendation", format!("there is no recommendation: {}", status.message))
+    };
+    let old = before.and_then(|b| b.conditions.iter().find(|c| c.type_ == "Ready" && c.status == value));
+    Condition {
+        type_: "Ready".to_owned(),
+        status: value.to_owned(),
+        reason: reason.to_owned(),
+        message: message.chars().take(32_000).collect(),
+        last_transition_time: old.map_or_else(|| time(now), |c| c.last_transition_time.clone()),
+        observed_generation: Some(generation),
+    }
+}
+
+fn container(size: &ContainerRecommendation, pods: &[PodOutcome]) -> RecommendedContainer {
+    let facts = || pods.iter().flat_map(|p| &p.facts.containers).filter(|c| c.name == size.container);
+    let bound = |of: fn(&Sizing) -> Option<u64>| {
+        let amounts = Amounts { cpu: of(&size.cpu).map(MilliCpu), memory: of(&size.memory).map(Bytes) };
+        (!amounts.is_empty()).then(|| sizes(&Resources { requests: amounts, limits: Amounts::default() }))
+    };
+    let steps = |resource: Resource| {
+        size.of(resource)
+            .steps
+            .iter()
+            .take(MAX_STEPS)
+            .map(|step| StepEntry {
+                step: step.kind.to_string(),
+                value: amount(resource, step.value),
+                detail: step.detail.clone(),
+            })
+            .collect()
+    };
+    let held = |sizing: &Sizing| sizing.hold.as_ref().map(|hold| hold.reason.to_string());
+    let target = size.target();
+    RecommendedContainer {
+        name: size.container.clone(),
+        declared: facts().next().map(|c| sizes(&c.declared)),
+        current: facts().map(|c| c.desired).reduce(largest).map(|r| sizes(&r)),
+        recommended: (!target.is_empty()).then(|| sizes(&target)),
+        lower_bound: bound(|sizing| sizing.lower),
+        upper_bound: bound(|sizing| sizing.upper),
+        reason: held(&size.cpu).or_else(|| held(&size.memory)).unwrap_or_default(),
+        steps: Some(ResourceSteps { cpu: steps(Resource::Cpu), memory: steps(Resource::Memory) }),
+        explanation: crate::status::explanation(size),
+    }
+}
+
+/// The largest of each container, over all pods.
+fn current(pods: &[PodOutcome]) -> impl Iterator<Item = Resources> {
+    let names = pods.first().into_iter().flat_map(|pod| pod.facts.containers.iter().map(|c| &c.name));
+    names.map(|name| {
+        let same = pods.iter().flat_map(|p| &p.facts.containers).filter(|c| c.name == *name);
+        same.map(|c| c.desired).reduce(largest).unwrap_or_default()
+    })
+}
+
+fn total(all: impl Iterator<Item = Resources>) -> Resources {
+    let plus = |a: Amounts, b: Amounts| Amounts {
+        cpu: sum(a.cpu.map(|c| c.0), b.cpu.map(|c| c.0)).map(MilliCpu),
+        memory: sum(a.memory.map(|m| m.0), b.memory.map(|m| m.0)).map(Bytes),
+    };
+    all.fold(Resources::default(), |a, b| Resources {
+        requests: plus(a.requests, b.requests),
+        limits: plus(a.limits, b.limits),
+    })
+}
+
+fn sum(a: Option<u64>, b: Option<u64>) -> Option<u64> {
+    match (a, b) {
+        (None, None) => None,
+        (a, b) => Some(a.unwrap_or(0).saturating_add(b.unwrap_or(0))),
+    }
+}

@@ -1,0 +1,387 @@
+//! Golden scenarios: a policy, a pod and its use in, the recommendation and the decision with their reasons out.
+//!
+//! Each file under `golden/decisions/` holds scenarios: a line `=== what is shown`, what differs from the usual pod as
+//! YAML, a line `---`, and what comes of it. `UPDATE_GENERATED=1 cargo test -p optipod-tests --test decisions` writes what
+//! comes of it anew; read the difference before it is committed.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests fail the test")]
+#![allow(clippy::indexing_slicing, reason = "a missing element fails the test")]
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use optipod_common::decide::{Aftermath, Circumstances, Reason, decide, rollback};
+use optipod_common::frame::{CgroupLimits, ContainerRecord};
+use optipod_common::histogram::UsageHistogram;
+use optipod_common::ident::{ContainerId, ContainerKey, WorkloadContainer, WorkloadRef};
+use optipod_common::policy::{Policy, parse_duration};
+use optipod_common::quantity::{Bytes, MilliCpu};
+use optipod_common::recommend::{Asked, recommend};
+use optipod_common::resources::{PodFacts, QosClass, Resource};
+use optipod_common::sample::CpuCounters;
+use optipod_common::startup::Phase;
+use optipod_common::store::{Evidence, Interval, Question, Store, Variant};
+use optipod_common::time::Timestamp;
+use optipod_coordinator::api::convert::to_policy;
+use optipod_coordinator::expression::Cel;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+/// Thursday, 2027-01-14, 08:00 UTC.
+const NOW: i64 = 1_799_913_600;
+
+/// Reasons that are no decision about one pod: they come of the selection of policies.
+const OF_THE_SELECTION: [Reason; 4] =
+    [Reason::PolicyConflict, Reason::OptedOut, Reason::AnnotationInvalid, Reason::PolicyNotFound];
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+struct Input {
+    /// Over a policy of mode `Auto`.
+    policy: Value,
+    /// Over the usual pod.
+    pod: Value,
+    /// Over its container `app`.
+    container: Value,
+    /// Over its node.
+    node: Value,
+    /// Over circumstances without anything in the way.
+    at: Value,
+    /// Oldest first.
+    usage: Vec<Use>,
+    /// It is starting.
+    starting: bool,
+    /// What came after a change; then this is judged.
+    aftermath: Value,
+    /// Times everything is decided; what was decided is done in between.
+    rounds: u32,
+}
+
+impl Default for Input {
+    fn default() -> Self {
+        Self {
+            policy: Value::Null,
+            pod: Value::Null,
+            container: Value::Null,
+            node: Value::Null,
+            at: Value::Null,
+            usage: vec![Use::default()],
+            starting: false,
+            aftermath: Value::Null,
+            rounds: 1,
+        }
+    }
+}
+
+/// What the pods of one kind used for some time.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+struct Use {
+    #[serde(rename = "for")]
+    lasting: String,
+    /// How long ago it ended.
+    ago: String,
+    cpu: MilliCpu,
+    memory: Bytes,
+    /// Percent of CFS periods.
+    throttled: u64,
+    oom_kills: u64,
+    /// Limit at which kills happened.
+    limit: Option<Bytes>,
+    revision: String,
+    node_class: String,
+    /// It belongs to start-up.
+    startup: bool,
+    /// Agents saw only this many percent of the time that pods ran.
+    seen: u32,
+}
+
+impl Default for Use {
+    fn default() -> Self {
+        Self {
+            lasting: "24h".to_owned(),
+            ago: "0s".to_owned(),
+            cpu: MilliCpu(100),
+            memory: Bytes::from_mebibytes(100),
+            throttled: 0,
+            oom_kills: 0,
+            limit: None,
+            revision: "v2".to_owned(),
+            node_class: "amd64".to_owned(),
+            startup: false,
+            seen: 100,
+        }
+    }
+}
+
+fn now() -> Timestamp {
+    Timestamp::from_unix_seconds(NOW)
+}
+
+fn key() -> WorkloadContainer {
+    let workload = WorkloadRef { kind: "Deployment".into(), namespace: "shop".into(), name: "web".into() };
+    WorkloadContainer { workload, container: "app".into() }
+}
+
+/// Frames of a minute.
+fn store(usage: &[Use]) -> Store {
+    let mut store = Store::default();
+    for part in usage {
+        let end = now() - parse_duration(&part.ago).unwrap();
+        let minutes = u32::try_from(parse_duration(&part.lasting).unwrap().as_secs() / 60).unwrap();
+        let variant = Variant { revision: part.revision.clone(), node_class: part.node_class.clone() };
+        for minute in (0..minutes).rev() {
+            let until = end - Duration::from_secs(60) * minute;
+            let start = until - Duration::from_secs(60);
+            let phase = if part.startup { Phase::Startup } else { Phase::Runtime };
+            let started = part.startup.then(|| end - parse_duration(&part.lasting).unwrap());
+            let interval = Interval { start, end: until, variant: variant.clone(), phase, started };
+            store.add(key(), &record(part, minute == 0), &interval, until);
+            if part.seen < 100 {
+                let ran = Duration::from_secs(60) * 100 / part.seen;
+                store.ran(&key(), &variant, until - ran, until);
+            }
+        }
+        store.compact(end, Duration::from_secs(90 * 24 * 3600));
+    }
+    store
+}
+
+fn record(part: &Use, last: bool) -> ContainerRecord {
+    let cpu = part.cpu.0 * 10;
+    let memory = part.memory.0 >> 16;
+    ContainerRecord {
+        key: ContainerKey { id: ContainerId::from_bytes([1; 32]), inode: 1 },
+        pod: "d0511cd2-29d2-4215-be0f-f77bc0609d99".parse().unwrap(),
+        qos: QosClass::Burstable,
+        cpu_tick: UsageHistogram::from_values(100, std::iter::repeat_n(cpu, 10)),
+        cpu_second: UsageHistogram::from_values(1000, std::iter::repeat_n(cpu, 6)),
+        memory_working_set: UsageHistogram::from_values(1000, std::iter::repeat_n(memory, 6)),
+        memory_total: UsageHistogram::from_values(1000, std::iter::repeat_n(memory, 6)),
+        cpu: CpuCounters {
+            usage_micros: 0,
+            periods: if part.throttled > 0 { 600 } else { 0 },
+            throttled_periods: part.throttled * 6,
+            throttled_micros: 0,
+        },
+        oom_kills: if last { part.oom_kills } else { 0 },
+        limits: CgroupLimits { memory: part.limit, ..CgroupLimits::default() },
+        ended: false,
+    }
+}
+
+fn usual_pod() -> Value {
+    let resources =
+        json!({"requests": {"cpu": "1", "memory": "512Mi"}, "limits": {"cpu": "2", "memory": "1Gi"}});
+    json!({
+        "uid": "u", "namespace": "shop", "name": "web-1", "resourceVersion": "1", "generation": 1,
+        "observedGeneration": 1, "revision": "v2", "running": true, "ready": true,
+        "node": {
+            "name": "node-1", "class": "amd64", "ready": true,
+            "allocatable": {"cpu": "4", "memory": "8Gi"}, "free": {"cpu": "2", "memory": "4Gi"},
+        },
+        "containers": [{"name": "app", "running": true, "desired": resources, "declared": resources}],
+    })
+}
+
+/// Puts `change` over `base`; `-5m` and `+5m` are times around now.
+fn over(base: &mut Value, change: &Value) {
+    match (base, change) {
+        (_, Value::Null) => {}
+        (base @ Value::Null, change @ Value::Object(_)) => {
+            *base = json!({});
+            over(base, change);
+        }
+        (Value::Object(base), Value::Object(change)) => {
+            for (key, value) in change {
+                if value.is_null() {
+                    base.remove(key);
+                } else {
+                    over(base.entry(key).or_insert(Value::Null), value);
+                }
+            }
+        }
+        (base, Value::String(text)) => *base = moment(text).unwrap_or_else(|| text.as_str().into()),
+        (base, change) => *base = change.clone(),
+    }
+}
+
+fn moment(text: &str) -> Option<Value> {
+    let at = if let Some(before) = text.strip_prefix('-') {
+        now() - parse_duration(before).ok()?
+    } else {
+        now() + parse_duration(text.strip_prefix('+')?).ok()?
+    };
+    Some(at.unix_micros().into())
+}
+
+fn policy(change: &Value) -> Policy {
+    let mut spec = json!({"mode": "Auto"});
+    // percentages such as -20% are no times
+    merge(&mut spec, change);
+    to_policy(&serde_json::from_value(spec).unwrap()).unwrap_or_else(|wrong| panic!("{wrong:?}")).0
+}
+
+fn merge(base: &mut Value, change: &Value) {
+    match (base, change) {
+        (_, Value::Null) => {}
+        (Value::Object(base), Value::Object(change)) => {
+            for (key, value) in change {
+                merge(base.entry(key).or_insert(Value::Null), value);
+            }
+        }
+        (base, change) => *base = change.clone(),
+    }
+}
+
+fn run(input: &Input) -> String {
+    if !input.aftermath.is_null() {
+        return judge(input);
+    }
+    let policy = policy(&input.policy);
+    let mut pod = usual_pod();
+    over(&mut pod, &input.pod);
+    over(&mut pod["node"], &input.node);
+    over(&mut pod["containers"][0], &input.container);
+    let mut pod: PodFacts = serde_json::from_value(pod).unwrap_or_else(|error| panic!("pod: {error}"));
+    let mut at = serde_json::to_value(Circumstances::at(now())).unwrap();
+    over(&mut at, &input.at);
+    let at: Circumstances = serde_json::from_value(at).unwrap_or_else(|error| panic!("at: {error}"));
+    let store = store(&input.usage);
+    let variant = Variant {
+        revision: pod.revision.clone(),
+        node_class: pod.node.as_ref().map_or_else(String::new, |node| node.class.clone()),
+    };
+    let mut text = String::new();
+    for round in 1..=input.rounds {
+        if input.rounds > 1 {
+            writeln!(text, "round {round}").unwrap();
+        }
+        let question = Question {
+            now: now(),
+            window: policy.rolling_window,
+            variant: &variant,
+            resized: pod.last_resize,
+        };
+        let evidence =
+            store.evidence(&key(), question).unwrap_or_else(|| Evidence::none(now(), policy.rolling_window));
+        let phase = if input.starting { Phase::Startup } else { Phase::Runtime };
+        let used = store.pod(&key(), &variant, "d0511cd2-29d2-4215-be0f-f77bc0609d99");
+        let mut sizes = Vec::new();
+        for container in &pod.containers {
+            let asked = Asked {
+                container,
+                evidence: &evidence,
+                pod: used.as_ref(),
+                phase,
+                last_resize: pod.last_resize,
+                expressions: &Cel,
+            };
+            let size = recommend(&policy, asked);
+            for resource in [Resource::Cpu, Resource::Memory] {
+                let sizing = size.of(resource);
+                let steps = sizing.explain(resource);
+                let name = &size.container;
+                match &sizing.hold {
+                    Some(hold) => writeln!(text, "{name} {resource}: {}: {}", hold.reason, hold.message),
+                    None => writeln!(text, "{name} {resource}: {steps}"),
+                }
+                .unwrap();
+            }
+            sizes.push(size);
+        }
+        let decision = decide(&policy, &pod, &sizes, &at);
+        write!(text, "{decision}").unwrap();
+        if let optipod_common::decide::Decision::Resize { plan, .. } = &decision {
+            for change in &plan.changes {
+                let container = pod.containers.iter_mut().find(|c| c.name == change.container).unwrap();
+                container.desired = container.desired.overlaid(change.to);
+            }
+        }
+    }
+    text
+}
+
+fn judge(input: &Input) -> String {
+    let from = json!({"requests": {"cpu": "1", "memory": "512Mi"}});
+    let to = json!({"requests": {"cpu": "200m", "memory": "128Mi"}});
+    let mut seen = json!({
+        "plan": {"direction": "Decrease", "changes": [{"container": "app", "sidecar": false, "from": from, "to": to}]},
+        "since": now().unix_micros(), "oomKills": 0, "restarts": 0,
+        "before": {"throttled": 0, "stalled": 0}, "after": {"throttled": 0, "stalled": 0},
+        "siblings": null, "nodeHasRoom": null, "quotaHasRoom": null,
+    });
+    over(&mut seen, &input.aftermath);
+    let seen: Aftermath = serde_json::from_value(seen).unwrap_or_else(|error| panic!("aftermath: {error}"));
+    match rollback(&policy(&input.policy).update.rollback, &seen) {
+        optipod_common::decide::RollbackVerdict::Keep => "keep\n".to_owned(),
+        optipod_common::decide::RollbackVerdict::TakeBack { plan, reason, message } => {
+            format!("take back {plan}\n  {reason}: {message}\n")
+        }
+        optipod_common::decide::RollbackVerdict::Deferred { reason, message } => {
+            format!("{}\n  {reason}: {message}\n", Reason::RollbackDeferred)
+        }
+    }
+}
+
+fn directory() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios/golden/decisions")
+}
+
+fn files() -> Vec<(PathBuf, String)> {
+    let mut files: Vec<_> = std::fs::read_dir(directory())
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|e| e == "txt"))
+        .map(|path| (path.clone(), std::fs::read_to_string(path).unwrap()))
+        .collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn scenarios_come_out_as_written() {
+    let mut wrong = String::new();
+    for (path, text) in files() {
+        let mut anew = String::new();
+        let mut scenarios = text.split("=== ");
+        anew.push_str(scenarios.next().unwrap_or_default());
+        for scenario in scenarios {
+            let (title, rest) = scenario.split_once('\n').unwrap_or((scenario, ""));
+            let (input, _) = rest.split_once("---\n").unwrap_or((rest, ""));
+            let parsed: Input = if input.trim().is_empty() {
+                Input::default()
+            } else {
+                serde_yaml_ng::from_str(input).unwrap_or_else(|error| panic!("{title}: {error}"))
+            };
+            writeln!(anew, "=== {title}\n{}\n---\n{}", input.trim_end(), run(&parsed)).unwrap();
+        }
+        let anew = anew.trim_end().to_owned() + "\n";
+        if std::env::var_os("UPDATE_GENERATED").is_some() {
+            std::fs::write(&path, &anew).unwrap();
+        } else if anew != text {
+            let at = anew.lines().zip(text.lines()).position(|(a, b)| a != b).unwrap_or(0);
+            let line = |text: &str| text.lines().nth(at).unwrap_or("nothing").to_owned();
+            let (is, was) = (line(&anew), line(&text));
+            writeln!(wrong, "{}:{}: {is:?} instead of {was:?}", path.display(), at + 1).unwrap();
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong}UPDATE_GENERATED=1 writes them anew");
+}
+
+#[test]
+fn each_reason_has_a_scenario() {
+    let outcomes: String = files()
+        .iter()
+        .flat_map(|(_, text)| text.split("---\n").skip(1))
+        .filter_map(|part| part.split("=== ").next())
+        .collect();
+    let missing: Vec<&str> = Reason::ALL
+        .iter()
+        .filter(|reason| !OF_THE_SELECTION.contains(reason))
+        .map(|reason| reason.as_str())
+        .filter(|reason| !outcomes.split(|c: char| !c.is_ascii_alphabetic()).any(|word| word == *reason))
+        .collect();
+    assert!(missing.is_empty(), "no scenario shows {missing:?}");
+}
