@@ -51,15 +51,13 @@ impl fmt::Display for Expert {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.signal {
             Signal::Hold { minutes } if minutes.is_multiple_of(60) => {
-                write!(f, "peak held {}h", minutes / 60)?
+                write!(f, "peak held {}h", minutes / 60)
             }
-            Signal::Hold { minutes } => write!(f, "peak held {minutes}m")?,
-            Signal::Quantile { thousandths } => {
-                write!(f, "P{} of the day", f64::from(thousandths) / 10.0)?;
-            }
-            Signal::Highest { hours } => write!(f, "highest of {hours}h")?,
-            Signal::SameTime => write!(f, "same time of earlier days")?,
-        }
+            Signal::Hold { minutes } => write!(f, "peak held {minutes}m"),
+            Signal::Quantile { thousandths } => write!(f, "P{} of the day", f64::from(thousandths) / 10.0),
+            Signal::Highest { hours } => write!(f, "highest of {hours}h"),
+            Signal::SameTime => write!(f, "same time of earlier days"),
+        }?;
         write!(f, " +{}%", f64::from(self.margin) / 10.0)
     }
 }
@@ -121,7 +119,10 @@ pub const EXPERTS: [Expert; 47] = [
 pub struct Shadow {
     /// Level; 0 until the first minute.
     pub size: u64,
+    /// The newest minute raised it.
+    pub rose: bool,
     overrun: u64,
+    exceeded: u64,
     slack: u64,
     changed: u64,
 }
@@ -134,9 +135,11 @@ impl Shadow {
             return;
         }
         self.overrun = decay.of(self.overrun).saturating_add(level.saturating_sub(self.size));
+        self.exceeded = decay.of(self.exceeded).saturating_add(if level > self.size { self.size } else { 0 });
         self.slack = decay.of(self.slack).saturating_add(self.size.saturating_sub(level));
         self.changed = decay.of(self.changed);
-        if wanted > self.size || wanted < scaled(self.size, 1000 - DEAD_DOWN) {
+        self.rose = wanted > self.size;
+        if self.rose || wanted < scaled(self.size, 1000 - DEAD_DOWN) {
             self.changed = self.changed.saturating_add(wanted);
             self.size = wanted;
         }
@@ -145,6 +148,7 @@ impl Shadow {
     /// What the expert would have cost, in unit-minutes of idle size with the fraction of a level.
     pub fn cost(&self, tuning: &Tuning) -> u128 {
         u128::from(self.overrun) * u128::from(tuning.overrun_weight)
+            + u128::from(self.exceeded) * u128::from(tuning.exceed_weight) / 1000
             + u128::from(self.slack)
             + u128::from(self.changed) * u128::from(tuning.change_weight) / 1000
     }

@@ -2,7 +2,7 @@
 //!
 //! Each minute every [`Expert`] is charged for what its size would have left idle, for what use exceeded it, and for its
 //! resizes; older minutes count less. The [`Objective`] is the price of missing size against idle size. This is the
-//! recommender of Autopilot (Rzadca et al., EuroSys 2020, section 3.2.3) over peaks instead of histograms.
+//! recommender of Autopilot (Rzadca et al., `EuroSys` 2020, section 3.2.3) over peaks instead of histograms.
 //!
 //! It decides on minute peaks ([`crate::peaks`]), the maximum over the pods. All arithmetic is in integers: the same
 //! minutes give the same size on every machine, and a state survives a checkpoint bit by bit.
@@ -223,7 +223,8 @@ impl Governed {
         let worth_it = cheapest.2 + cheapest.2 * u128::from(tuning.switch) / 1000 < kept.2;
         let (expert, shadow, _) = if worth_it { cheapest } else { kept };
         self.expert = expert;
-        let urgent = level > scaled(self.size, u64::from(tuning.trigger));
+        let close = level > scaled(self.size, u64::from(tuning.trigger));
+        let urgent = level > self.size || (close && (shadow.rose || !tuning.heights_only));
         let burst = if urgent { scaled(level, 1000 + u64::from(tuning.burst)) } else { 0 };
         let wanted = shadow.size.max(burst);
         let cooled = self.lowered.is_none_or(|at| minute - at >= i64::from(tuning.cooldown));

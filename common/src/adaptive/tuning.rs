@@ -31,6 +31,8 @@ impl From<Resource> for Size {
 pub struct Tuning {
     /// What one unit of missing size costs, in units of idle size.
     pub overrun_weight: u32,
+    /// What a minute with use above the size costs, however little is missing, in minutes of the size.
+    pub exceed_weight: u32,
     /// What a resize costs, in minutes of the new size.
     pub change_weight: u32,
     /// How much cheaper another expert has to be.
@@ -43,8 +45,10 @@ pub struct Tuning {
     pub cooldown: u32,
     /// Use above this share of the size raises it at once,
     pub trigger: u32,
-    /// by this share of the use.
+    /// by this share of the use,
     pub burst: u32,
+    /// and only when the use is a new height: flat use may stay close to the size.
+    pub heights_only: bool,
 }
 
 /// One tuning for each objective.
@@ -80,25 +84,38 @@ impl Tunings {
 
 /// A resize has to pay for itself within the next hour or two, else most of them follow noise.
 const BALANCED: Tuning = Tuning {
-    overrun_weight: 100,
-    change_weight: 4000,
+    overrun_weight: 120,
+    exceed_weight: 0,
+    change_weight: 4500,
     switch: 30,
     dead_down: 150,
     dead_up: 40,
     cooldown: 30,
     trigger: 1000,
     burst: 50,
+    heights_only: true,
 };
 
 const CPU: Tunings = Tunings {
-    savings: Tuning { overrun_weight: 30, change_weight: 500, cooldown: 20, ..BALANCED },
-    balanced: BALANCED,
-    safe: Tuning {
-        overrun_weight: 400,
+    savings: Tuning {
+        overrun_weight: 60,
         change_weight: 500,
         dead_down: 100,
         dead_up: 20,
-        cooldown: 240,
+        cooldown: 20,
+        burst: 100,
+        ..BALANCED
+    },
+    balanced: BALANCED,
+    // what is above the size hurts by happening at all, so the size moves before use reaches it
+    safe: Tuning {
+        overrun_weight: 250,
+        exceed_weight: 120_000,
+        change_weight: 500,
+        dead_down: 100,
+        dead_up: 20,
+        cooldown: 120,
+        trigger: 950,
         burst: 250,
         ..BALANCED
     },
@@ -110,6 +127,7 @@ const MEMORY: Tunings = Tunings { balanced: Tuning { overrun_weight: 150, ..BALA
 /// has to pay for itself over hours.
 const LIMIT: Tuning = Tuning {
     overrun_weight: 400,
+    exceed_weight: 0,
     change_weight: 30_000,
     switch: 30,
     dead_down: 100,
@@ -117,6 +135,7 @@ const LIMIT: Tuning = Tuning {
     cooldown: 20,
     trigger: 950,
     burst: 200,
+    heights_only: false,
 };
 
 const MEMORY_LIMIT: Tunings = Tunings {

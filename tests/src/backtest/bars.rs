@@ -6,7 +6,7 @@
 use optipod_common::policy::Objective;
 
 use super::{
-    protocol::Sized,
+    protocol::Target,
     report::{Report, SystemReport},
     statistics::Interval,
 };
@@ -36,7 +36,7 @@ pub fn all(report: &Report) -> Vec<Bar> {
         let ours = report.find("adaptive", resource, Some(objective))?;
         Some(Row { report, ours, bars: Vec::new() })
     };
-    if let Some(mut row) = row(Sized::Cpu, Objective::Balanced) {
+    if let Some(mut row) = row(Target::Cpu, Objective::Balanced) {
         for other in ["autopilot", "vpa", "vpa-no-minimum", "crane"] {
             row.alloc_ratio(other, 0.9);
             row.not_more(other, "excess", 1.0);
@@ -46,30 +46,30 @@ pub fn all(report: &Report) -> Vec<Bar> {
         row.at_most("resizes a day", row.ours.means.resizes_per_day, 15.0);
         bars.extend(row.bars);
     }
-    if let Some(mut row) = row(Sized::Cpu, Objective::Savings) {
+    if let Some(mut row) = row(Target::Cpu, Objective::Savings) {
         row.not_more("krr", "alloc", 1.01);
         row.not_more("krr", "excess", 1.0 / 3.0);
         row.at_most("resizes a day", row.ours.means.resizes_per_day, 50.0);
         bars.extend(row.bars);
     }
-    if let Some(mut row) = row(Sized::Cpu, Objective::Safe) {
+    if let Some(mut row) = row(Target::Cpu, Objective::Safe) {
         row.alloc_ratio("autopilot", 0.93);
         row.not_more("autopilot", "excess", 0.55);
         row.not_more("autopilot", "under", 0.5);
         row.at_most("resizes a day", row.ours.means.resizes_per_day, 30.0);
         bars.extend(row.bars);
     }
-    if let Some(mut row) = row(Sized::MemoryRequest, Objective::Balanced) {
+    if let Some(mut row) = row(Target::MemoryRequest, Objective::Balanced) {
         row.at_most("request in % of the peak", row.ours.means.alloc, 97.0);
         row.at_most("% of the time above the request", row.ours.means.under, 0.5);
         bars.extend(row.bars);
     }
-    if let Some(mut row) = row(Sized::Memory, Objective::Balanced) {
+    if let Some(mut row) = row(Target::Memory, Objective::Balanced) {
         row.not_more("autopilot", "alloc", 1.0);
         row.not_more("autopilot", "oom_per_container_day", 0.8);
         bars.extend(row.bars);
     }
-    if let Some(mut row) = row(Sized::CpuLimit, Objective::Balanced) {
+    if let Some(mut row) = row(Target::CpuLimit, Objective::Balanced) {
         row.at_most("% of periods throttled", row.ours.means.under, 0.3);
         bars.extend(row.bars);
     }
@@ -92,7 +92,8 @@ impl Row<'_> {
     fn alloc_ratio(&mut self, other: &str, most: f64) {
         let Some(theirs) = self.report.find(other, self.ours.resource, None) else { return };
         let ratio = self.ours.means.alloc / theirs.means.alloc;
-        let bound = self.interval(other, "alloc").map_or(ratio, |[_, high]| high);
+        let bound = self.ours.ci95.ratio_below.get(other).and_then(|of| of.get("alloc")).copied();
+        let bound = bound.unwrap_or(ratio);
         let measured = format!("{ratio:.3}, bound {bound:.3}");
         self.push(&format!("alloc <= {most} of {other}'s"), measured, ratio <= most && bound <= most);
     }

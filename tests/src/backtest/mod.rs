@@ -24,7 +24,7 @@ use protocol::Half;
 /// What the command line says.
 #[derive(Debug, Clone, Args)]
 pub struct Options {
-    /// Folder with `<set>.csv.gz` files of the columns series, t_seconds, cpu_cores, memory_mib. Without it only the
+    /// Folder with `<set>.csv.gz` files of the columns `series`, `t_seconds`, `cpu_cores`, `memory_mib`. Without it only the
     /// recordings that ship with the project are used.
     #[arg(long, value_name = "FOLDER")]
     pub traces: Option<PathBuf>,

@@ -108,7 +108,7 @@ pub fn measure(system: &System, sets: &[Set]) -> PerSet {
 
 /// What is sized.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub enum Sized {
+pub enum Target {
     /// CPU request.
     #[serde(rename = "cpu")]
     Cpu,
@@ -126,7 +126,7 @@ pub enum Sized {
     MemoryNode,
 }
 
-impl Sized {
+impl Target {
     /// As Adaptive names it.
     pub const fn size(self) -> Size {
         match self {
@@ -141,6 +141,76 @@ impl Sized {
         match self {
             Self::Cpu | Self::CpuLimit => Resource::Cpu,
             Self::Memory | Self::MemoryRequest | Self::MemoryNode => Resource::Memory,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::{backtest::systems, backtest::trace::read_sets, paths};
+
+    /// The first minutes of the shipped recordings.
+    fn short() -> Vec<Set> {
+        let mut sets = read_sets(None, &paths::workspace().join("tests/data/traces"), &[]).unwrap();
+        sets.iter_mut().flat_map(|set| &mut set.series).for_each(|series| series.trace.samples.truncate(400));
+        sets
+    }
+
+    #[test]
+    fn halves_share_nothing_and_miss_nothing() {
+        let sets = short();
+        let names = |half| -> BTreeSet<(String, bool)> {
+            let chosen = choose(&sets, half);
+            let series = chosen.iter().flat_map(|set| &set.series);
+            series.map(|s| (s.name.clone(), s.resource == Resource::Cpu)).collect()
+        };
+        let (tune, test) = (names(Half::Tune), names(Half::Test));
+        assert!(tune.is_disjoint(&test));
+        assert_eq!(tune.union(&test).cloned().collect::<BTreeSet<_>>(), names(Half::All));
+        assert_eq!((tune.len(), test.len()), (6, 6));
+    }
+
+    #[test]
+    fn the_report_has_the_promised_fields_and_repeats() {
+        let sets = choose(&short(), Half::Test);
+        let report = || serde_json::to_value(run(&sets, &systems::all())).unwrap();
+        let first = report();
+        assert_eq!(first, report());
+        assert_eq!(first["sets"], serde_json::json!(["recorded-1s"]));
+        let systems = first["systems"].as_array().unwrap();
+        for resource in ["cpu", "memory", "memory-request"] {
+            let of = |name: &str, objective: serde_json::Value| {
+                let found = systems
+                    .iter()
+                    .find(|s| s["name"] == name && s["resource"] == resource && s["objective"] == objective);
+                found.unwrap_or_else(|| panic!("{name} {objective} is missing for {resource}"))
+            };
+            for objective in ["Savings", "Balanced", "Safe"] {
+                let ours = of("adaptive", objective.into());
+                for metric in Metrics::default().named().map(|(name, _)| name) {
+                    assert!(ours[metric].is_f64() && ours["ci95"][metric].is_array(), "{metric}: {ours}");
+                    assert!(ours["per_set"]["recorded-1s"][metric].is_f64(), "{metric}: {ours}");
+                }
+                assert!(ours["ci95"]["ratio"]["autopilot"]["alloc"].is_array(), "{ours}");
+            }
+            for opponent in [
+                "vpa",
+                "autopilot",
+                "krr",
+                "crane",
+                "koordinator",
+                "n-sigma",
+                "threshold",
+                "static-peak",
+                "oracle-1h",
+            ] {
+                of(opponent, serde_json::Value::Null);
+            }
+            let peak = of("static-peak", serde_json::Value::Null);
+            assert_eq!((&peak["alloc"], &peak["excess"]), (&100.0.into(), &0.0.into()));
         }
     }
 }

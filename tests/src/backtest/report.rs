@@ -6,7 +6,7 @@ use optipod_common::policy::Objective;
 use serde::Serialize;
 
 use super::{
-    protocol::Sized,
+    protocol::Target,
     statistics::{Intervals, Metrics, PerSet, mean},
     systems::Label,
 };
@@ -26,7 +26,7 @@ pub struct SystemReport {
     /// Its name.
     pub name: String,
     /// What it sizes.
-    pub resource: Sized,
+    pub resource: Target,
     /// Ours only.
     pub objective: Option<Objective>,
     /// Means over the sets.
@@ -49,7 +49,7 @@ impl SystemReport {
 
 impl Report {
     /// One system's entry.
-    pub fn find(&self, name: &str, resource: Sized, objective: Option<Objective>) -> Option<&SystemReport> {
+    pub fn find(&self, name: &str, resource: Target, objective: Option<Objective>) -> Option<&SystemReport> {
         self.systems.iter().find(|s| s.name == name && s.resource == resource && s.objective == objective)
     }
 }
@@ -58,15 +58,15 @@ impl Report {
 pub fn print(report: &Report) {
     println!("sets: {}\n", report.sets.join(", "));
     let titles = [
-        (Sized::Cpu, "CPU request"),
-        (Sized::MemoryRequest, "Memory request, the limit stays declared"),
-        (Sized::Memory, "Memory, request and limit as one"),
+        (Target::Cpu, "CPU request"),
+        (Target::MemoryRequest, "Memory request, the limit stays declared"),
+        (Target::Memory, "Memory, request and limit as one"),
         (
-            Sized::CpuLimit,
+            Target::CpuLimit,
             "CPU limit, closed loop in 100 ms periods: under = periods throttled, excess = CPU time delayed",
         ),
         (
-            Sized::MemoryNode,
+            Target::MemoryNode,
             "Memory requests packed on nodes, closed loop: OOM/day = evictions per container-day",
         ),
     ];

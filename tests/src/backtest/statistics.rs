@@ -99,29 +99,27 @@ pub struct Intervals {
     /// Of the difference to each opponent on the same series (ours minus theirs).
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub minus: BTreeMap<String, BTreeMap<&'static str, Interval>>,
-    /// Of `alloc` and `excess` divided by the opponent's.
+    /// Of each metric divided by the opponent's.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub ratio: BTreeMap<String, BTreeMap<&'static str, Interval>>,
+    /// What that ratio is below with 95 % confidence: the upper end of a one-sided interval.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub ratio_below: BTreeMap<String, BTreeMap<&'static str, f64>>,
 }
 
 /// Resamples the series within each set; a system and its opponents are resampled alike.
 pub fn intervals<'a>(ours: &PerSet, opponents: impl Iterator<Item = (&'a str, &'a PerSet)>) -> Intervals {
     let samples = resampled(ours);
-    let mut result = Intervals { own: spread(&samples, |m| *m), ..Intervals::default() };
+    let mut result = Intervals { own: interval(&samples, |m| *m), ..Intervals::default() };
     for (name, theirs) in opponents {
         let theirs = resampled(theirs);
         let paired: Vec<(Metrics, Metrics)> = samples.iter().copied().zip(theirs).collect();
-        result.minus.insert(name.to_owned(), spread(&paired, |(a, b)| a.combined(*b, |x, y| x - y)));
-        let divided = |x: f64, y: f64| {
-            if y > 0.0 {
-                x / y
-            } else if x > 0.0 {
-                f64::MAX
-            } else {
-                1.0
-            }
-        };
-        result.ratio.insert(name.to_owned(), spread(&paired, |(a, b)| a.combined(*b, divided)));
+        result.minus.insert(name.to_owned(), interval(&paired, |(a, b)| a.combined(*b, |x, y| x - y)));
+        let divided = |x: f64, y: f64| if y > 0.0 { x / y } else { f64::from(u8::from(x > 0.0)) };
+        let ratio = |(a, b): &(Metrics, Metrics)| a.combined(*b, divided);
+        result.ratio.insert(name.to_owned(), interval(&paired, ratio));
+        let below = spread(&paired, ratio).into_iter().map(|(name, values)| (name, at(&values, 950)));
+        result.ratio_below.insert(name.to_owned(), below.collect());
     }
     result
 }
@@ -138,22 +136,30 @@ fn resampled(sets: &PerSet) -> Vec<Metrics> {
     (0..RESAMPLES).map(|_| draw()).collect()
 }
 
-fn spread<T>(samples: &[T], metrics: impl Fn(&T) -> Metrics) -> BTreeMap<&'static str, Interval> {
+/// Values of each metric over the samples, ascending.
+fn spread<T>(samples: &[T], metrics: impl Fn(&T) -> Metrics) -> BTreeMap<&'static str, Vec<f64>> {
     let mut values: BTreeMap<&'static str, Vec<f64>> = BTreeMap::new();
     for sample in samples {
         for (name, value) in metrics(sample).named() {
             values.entry(name).or_default().push(value);
         }
     }
-    let ends = |mut values: Vec<f64>| {
-        values.sort_by(f64::total_cmp);
-        let at = |share: usize| values.get((values.len() - 1) * share / 1000).copied().unwrap_or(0.0);
-        [at(25), at(975)]
-    };
-    values.into_iter().map(|(name, values)| (name, ends(values))).collect()
+    values.values_mut().for_each(|values| values.sort_by(f64::total_cmp));
+    values
 }
 
-/// SplitMix64: the same numbers on every machine and in every version.
+/// The middle 95 % of each metric.
+fn interval<T>(samples: &[T], metrics: impl Fn(&T) -> Metrics) -> BTreeMap<&'static str, Interval> {
+    let ends = |(name, values): (_, Vec<f64>)| (name, [at(&values, 25), at(&values, 975)]);
+    spread(samples, metrics).into_iter().map(ends).collect()
+}
+
+/// The value below which so many thousandths of the ascending values are.
+fn at(values: &[f64], thousandths: usize) -> f64 {
+    values.get(values.len().saturating_sub(1) * thousandths / 1000).copied().unwrap_or(0.0)
+}
+
+/// `SplitMix64`: the same numbers on every machine and in every version.
 #[derive(Debug, Clone)]
 pub struct Seeded(u64);
 

@@ -7,7 +7,7 @@ use optipod_common::{
 };
 
 use super::{
-    protocol::{Half, Sized, choose, measure},
+    protocol::{Half, Target, choose, measure},
     statistics::{Metrics, means},
     systems::with_rule,
     trace::Set,
@@ -21,9 +21,9 @@ const COOLDOWNS: [u32; 2] = [30, 240];
 pub fn run(sets: &[Set]) {
     let tune = choose(sets, Half::Tune);
     for (sized, title) in [
-        (Sized::Cpu, "CPU request"),
-        (Sized::MemoryRequest, "Memory request"),
-        (Sized::Memory, "Memory limit"),
+        (Target::Cpu, "CPU request"),
+        (Target::MemoryRequest, "Memory request"),
+        (Target::Memory, "Memory limit"),
     ] {
         let mut rows: Vec<(Tuning, Metrics)> =
             grid(sized).into_iter().map(|tuning| (tuning, one(&tune, sized, tuning))).collect();
@@ -45,7 +45,7 @@ pub fn run(sets: &[Set]) {
     }
 }
 
-fn grid(sized: Sized) -> Vec<Tuning> {
+fn grid(sized: Target) -> Vec<Tuning> {
     let base = Tunings::of(sized.size()).balanced;
     let of =
         |overrun_weight, change_weight, cooldown| Tuning { overrun_weight, change_weight, cooldown, ..base };
@@ -55,7 +55,7 @@ fn grid(sized: Sized) -> Vec<Tuning> {
         .collect()
 }
 
-fn one(sets: &[Set], sized: Sized, tuning: Tuning) -> Metrics {
+fn one(sets: &[Set], sized: Target, tuning: Tuning) -> Metrics {
     let tunings = Tunings { savings: tuning, balanced: tuning, safe: tuning };
     let rule = move || AdaptiveRule::tuned(sized.size(), Objective::Balanced, tunings);
     means(&measure(&with_rule("sweep", sized, Objective::Balanced, rule), sets))

@@ -10,7 +10,7 @@ use optipod_common::{
 
 use super::{
     opponents::{Autopilot, DecayedPercentile, Krr, NSigma, PeakHold, Static, VpaRule},
-    protocol::Sized,
+    protocol::Target,
 };
 
 /// A system, ready for a series.
@@ -46,13 +46,13 @@ pub struct Label {
     /// Name of the system.
     pub name: String,
     /// What it sizes.
-    pub resource: Sized,
+    pub resource: Target,
     /// Ours only.
     pub objective: Option<Objective>,
 }
 
 /// See [`Label`].
-pub fn label(name: &str, resource: Sized, objective: Option<Objective>) -> Label {
+pub fn label(name: &str, resource: Target, objective: Option<Objective>) -> Label {
     Label { name: name.to_owned(), resource, objective }
 }
 
@@ -61,7 +61,7 @@ pub struct System {
     /// Its name.
     pub name: String,
     /// What it sizes.
-    pub resource: Sized,
+    pub resource: Target,
     /// Ours only.
     pub objective: Option<Objective>,
     /// See [`Contender`].
@@ -73,15 +73,15 @@ const OURS: Duration = Duration::from_secs(2);
 /// What others leave out: decreases below 10 %, increases below 5 %.
 const DEAD: (u32, u32) = (50, 100);
 
-fn actuator(lag: u64, (dead_up, dead_down): (u32, u32), sized: Sized) -> Actuator {
-    let limit = if sized == Sized::Memory { Limit::Follows } else { Limit::Apart };
-    let guarded = sized == Sized::Memory;
+fn actuator(lag: u64, (dead_up, dead_down): (u32, u32), sized: Target) -> Actuator {
+    let limit = if sized == Target::Memory { Limit::Follows } else { Limit::Apart };
+    let guarded = sized == Target::Memory;
     Actuator { lag: Duration::from_secs(lag), dead_up, dead_down, minimum: 1, limit, guarded }
 }
 
 fn opponent<R: Rule + 'static>(
     name: &str,
-    sized: Sized,
+    sized: Target,
     lag: u64,
     dead: (u32, u32),
     rule: impl Fn(Resource, u64) -> R + Sync + Send + 'static,
@@ -95,7 +95,7 @@ fn opponent<R: Rule + 'static>(
     System { name: name.to_owned(), resource: sized, objective: None, make: Box::new(make) }
 }
 
-fn opponents(sized: Sized) -> Vec<System> {
+fn opponents(sized: Target) -> Vec<System> {
     let threshold = || ThresholdRule::new(ThresholdParams::default(), 0);
     let fixed = System {
         name: "static-peak".to_owned(),
@@ -131,14 +131,14 @@ fn opponents(sized: Sized) -> Vec<System> {
 }
 
 /// Adaptive as shipped, for one objective.
-pub fn adaptive(sized: Sized, objective: Objective) -> System {
+pub fn adaptive(sized: Target, objective: Objective) -> System {
     with_rule("adaptive", sized, objective, move || AdaptiveRule::new(sized.size(), objective))
 }
 
 /// Any rule of ours.
 pub fn with_rule<R: Rule + 'static>(
     name: &str,
-    sized: Sized,
+    sized: Target,
     objective: Objective,
     rule: impl Fn() -> R + Sync + Send + 'static,
 ) -> System {
@@ -152,7 +152,7 @@ pub fn with_rule<R: Rule + 'static>(
 /// Every system that is replayed.
 pub fn all() -> Vec<System> {
     let mut systems = Vec::new();
-    for sized in [Sized::Cpu, Sized::MemoryRequest, Sized::Memory] {
+    for sized in [Target::Cpu, Target::MemoryRequest, Target::Memory] {
         for objective in [Objective::Savings, Objective::Balanced, Objective::Safe] {
             systems.push(adaptive(sized, objective));
         }

@@ -240,9 +240,8 @@ mod tests {
 
     #[test]
     fn an_empty_cell_is_a_gap_and_a_name_may_hold_a_comma() {
-        let rows: String = (0..30)
-            .map(|n| format!("x,y,{},{},{}\n", n * 60, if n == 3 { "" } else { "0.25" }, n + 1))
-            .collect();
+        let row = |n| format!("x,y,{},{},{}", n * 60, if n == 3 { "" } else { "0.25" }, n + 1);
+        let rows = (0..30).map(row).collect::<Vec<_>>().join("\n");
         let folder = folder(&format!("{HEADER}\n{rows}"));
         let sets = read_sets(Some(folder.path()), folder.path(), &[]).unwrap();
         let series = &sets[0].series;
@@ -261,7 +260,7 @@ mod tests {
         assert!(message("time,value\n", &[]).contains("expected \"series,t_seconds"));
         assert!(message(&format!("{HEADER}\na,0,zero,\n"), &[]).contains("a.csv.gz:2"));
         assert!(message(&format!("{HEADER}\na,0\n"), &[]).contains("four cells"));
-        assert!(message(&format!("{HEADER}\n"), &["b".to_owned()]).contains("b"));
+        assert!(message(&format!("{HEADER}\n"), &["b".to_owned()]).contains('b'));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use optipod_common::{
 use rayon::prelude::*;
 
 use crate::backtest::{
-    protocol::Sized,
+    protocol::Target,
     report::SystemReport,
     statistics::{Metrics, PerSet, intervals, means},
     systems::label,
@@ -80,7 +80,7 @@ pub fn run(path: &Path) -> Result<Vec<SystemReport>> {
         let measured = PerSet::from([("recorded-cpu-100hz".to_owned(), metrics)]);
         let own = intervals(&measured, std::iter::empty());
         SystemReport::new(
-            label(view.name, Sized::CpuLimit, view.objective),
+            label(view.name, Target::CpuLimit, view.objective),
             &means(&measured),
             own,
             &measured,

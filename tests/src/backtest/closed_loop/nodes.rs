@@ -7,7 +7,7 @@ use optipod_common::replay::Replayed;
 use rayon::prelude::*;
 
 use crate::backtest::{
-    protocol::{Sized, UNSCORED, replayed},
+    protocol::{Target, UNSCORED, replayed},
     report::SystemReport,
     statistics::{Metrics, PerSet, Seeded, intervals, means},
     systems::{System, label},
@@ -29,19 +29,19 @@ pub fn run(sets: &[Set], systems: &[System]) -> Vec<SystemReport> {
         let measured: PerSet =
             sets.iter().filter_map(|set| Some((set.name.clone(), nodes(set, system)?))).collect();
         let own = intervals(&measured, std::iter::empty());
-        let label = label(&system.name, Sized::MemoryNode, system.objective);
+        let label = label(&system.name, Target::MemoryNode, system.objective);
         (!measured.is_empty()).then(|| SystemReport::new(label, &means(&measured), own, &measured))
     };
     let hindsight = ["oracle-1h", "static-peak"];
     let systems = systems
         .iter()
-        .filter(|s| s.resource == Sized::MemoryRequest && !hindsight.contains(&s.name.as_str()));
+        .filter(|s| s.resource == Target::MemoryRequest && !hindsight.contains(&s.name.as_str()));
     systems.filter_map(report).collect()
 }
 
 fn nodes(set: &Set, system: &System) -> Option<Vec<Metrics>> {
     let series: Vec<&Series> =
-        set.series.iter().filter(|series| series.resource == Sized::MemoryRequest.measured()).collect();
+        set.series.iter().filter(|series| series.resource == Target::MemoryRequest.measured()).collect();
     if series.len() < FEWEST {
         return None;
     }

@@ -1,4 +1,4 @@
-//! Google Autopilot's moving window recommender (Rzadca et al., EuroSys 2020, section 3.2.2).
+//! Google Autopilot's moving window recommender (Rzadca et al., `EuroSys` 2020, section 3.2.2).
 //!
 //! CPU: load-adjusted P95 of usage, half-life 12 h. Memory: highest five-minute peak of the last day. Then a margin and
 //! the maximum over the last hour of recommendations. N, the margin's curve and the rounding are not published: one day

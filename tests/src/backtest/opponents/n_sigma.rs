@@ -1,4 +1,4 @@
-//! N-sigma (Bashir et al., "Take it to the limit", EuroSys 2021): mean plus five standard deviations of a day's minutes.
+//! N-sigma (Bashir et al., "Take it to the limit", `EuroSys` 2021): mean plus five standard deviations of a day's minutes.
 
 use std::collections::VecDeque;
 

@@ -320,7 +320,8 @@ mod tests {
     #[derive(Deserialize)]
     struct Probe {
         value: f64,
-        bucket: usize,
+        #[serde(rename = "bucket")]
+        index: usize,
     }
 
     #[derive(Deserialize)]
@@ -370,7 +371,7 @@ mod tests {
                 assert!((ours - start).abs() <= start * 1e-12, "bucket {bucket}: {ours}, VPA has {start}");
             }
             for probe in probes {
-                assert_eq!(histogram.bucket(probe.value), probe.bucket, "{}", probe.value);
+                assert_eq!(histogram.bucket(probe.value), probe.index, "{}", probe.value);
             }
         }
     }
