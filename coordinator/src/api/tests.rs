@@ -19,6 +19,13 @@ fn the_reference_is_up_to_date() {
     generated::check(path, &reference::markdown(&crds()));
 }
 
+#[test]
+fn the_guide_explains_reasons_that_exist() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/docs/policies.md");
+    let guide = std::fs::read_to_string(path).unwrap();
+    assert_eq!(reference::unknown_reasons(&guide), Vec::<&str>::new());
+}
+
 mod reference;
 
 /// Files that are made from code.
@@ -121,6 +128,10 @@ mod conversion {
             (json!({"strategy": {"expression": {}}}), &["spec.strategy.expression"]),
             (
                 json!({"strategy": {"expression": {"cpu": " ", "memory": "x".repeat(513)}}}),
+                &["spec.strategy.expression.cpu", "spec.strategy.expression.memory"],
+            ),
+            (
+                json!({"strategy": {"type": "Expression", "expression": {"cpu": "cpu.p(95) * 1.1 +", "memory": "disk.peak"}}}),
                 &["spec.strategy.expression.cpu", "spec.strategy.expression.memory"],
             ),
             (

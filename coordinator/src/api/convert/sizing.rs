@@ -9,9 +9,11 @@ use optipod_common::policy::{
     ThresholdParams, Until, parse_duration,
 };
 use optipod_common::quantity::{Bytes, MilliCpu};
+use optipod_common::resources::Resource;
 
 use super::check::Check;
 use crate::api::v1alpha1 as api;
+use crate::expression::try_out;
 
 /// The longest start-up that a duration may describe.
 const LONGEST_STARTUP: Duration = Duration::from_secs(24 * 3600);
@@ -109,13 +111,15 @@ fn expression(given: &api::Expression, check: &mut Check) -> ExpressionParams {
     if given.cpu.is_none() && given.memory.is_none() {
         check.wrong("spec.strategy.expression", "cpu or memory must be given");
     }
-    for (name, formula) in [("cpu", &given.cpu), ("memory", &given.memory)] {
+    for (resource, formula) in [(Resource::Cpu, &given.cpu), (Resource::Memory, &given.memory)] {
         let Some(formula) = formula else { continue };
         let length = formula.len();
         if formula.trim().is_empty() || length > ExpressionParams::MAX_LENGTH {
             let message =
                 format!("has {length} bytes: expected a formula of 1 to {}", ExpressionParams::MAX_LENGTH);
-            check.wrong(format!("spec.strategy.expression.{name}"), message);
+            check.wrong(format!("spec.strategy.expression.{resource}"), message);
+        } else if let Err(error) = try_out(resource, formula) {
+            check.wrong(format!("spec.strategy.expression.{resource}"), format!("{formula:?}: {error}"));
         }
     }
     ExpressionParams { cpu: given.cpu.clone(), memory: given.memory.clone() }

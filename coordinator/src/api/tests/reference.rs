@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray,
 };
+use optipod_common::decide::Reason;
 
 /// All resources as one page.
 pub fn markdown(crds: &[CustomResourceDefinition]) -> String {
@@ -36,7 +37,18 @@ pub fn markdown(crds: &[CustomResourceDefinition]) -> String {
             fields(&mut page, "", schema);
         }
     }
+    page.push_str("\n## Reasons\n\n| reason | meaning |\n|---|---|\n");
+    for reason in Reason::ALL {
+        writeln!(page, "| `{reason}` | {} |", reason.meaning().trim()).unwrap();
+    }
     page
+}
+
+/// Reasons that the guide explains and that are no more.
+pub fn unknown_reasons(guide: &str) -> Vec<&str> {
+    let section = guide.split("\n## ").find(|section| section.starts_with("Reasons\n")).unwrap();
+    let names = section.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+    names.filter(|name| !Reason::ALL.iter().any(|reason| reason.as_str() == *name)).collect()
 }
 
 fn fields(page: &mut String, prefix: &str, schema: &JSONSchemaProps) {
