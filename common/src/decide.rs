@@ -143,8 +143,8 @@ pub fn decide(
     }
     if let Some(because) = recreate::needed(policy, pod) {
         return match recreate::guard(policy, pod, at) {
-            Some(hold) => {
-                held.splice(0..0, [because, hold]);
+            Some(refusal) => {
+                held.splice(0..0, [because, refusal]);
                 Decision::Hold { held, would: Some(plan) }
             }
             None => Decision::Recreate { plan, because, held },

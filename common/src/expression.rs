@@ -1,5 +1,6 @@
 //! What a user's formula sees, and who evaluates it: the evaluator brings a parser and lives outside the pure core.
 
+use crate::histogram::MergedHistogram;
 use crate::resources::Resource;
 use crate::store::Evidence;
 
@@ -61,7 +62,7 @@ impl Statistics<'_> {
     /// Highest use.
     pub fn peak(&self, resource: Resource) -> f64 {
         match resource {
-            Resource::Cpu => cores(self.evidence.cpu_seconds().map(|cpu| cpu.max())),
+            Resource::Cpu => cores(self.evidence.cpu_seconds().map(MergedHistogram::max)),
             Resource::Memory => bytes(Some(self.evidence.memory.max())),
         }
     }
@@ -69,7 +70,7 @@ impl Statistics<'_> {
     /// Mean use.
     pub fn mean(&self, resource: Resource) -> f64 {
         match resource {
-            Resource::Cpu => cores(self.evidence.cpu_seconds().and_then(|cpu| cpu.mean())),
+            Resource::Cpu => cores(self.evidence.cpu_seconds().and_then(MergedHistogram::mean)),
             Resource::Memory => bytes(self.evidence.memory.mean()),
         }
     }
@@ -77,7 +78,7 @@ impl Statistics<'_> {
     /// Number of values.
     pub fn samples(&self, resource: Resource) -> u64 {
         match resource {
-            Resource::Cpu => self.evidence.cpu_seconds().map_or(0, |cpu| cpu.count()),
+            Resource::Cpu => self.evidence.cpu_seconds().map_or(0, MergedHistogram::count),
             Resource::Memory => self.evidence.memory.count(),
         }
     }

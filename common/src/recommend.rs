@@ -5,12 +5,14 @@ mod limit;
 mod steps;
 mod strategy;
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::decide::{Hold, Reason};
 use crate::expression::Expressions;
+use crate::histogram::MergedHistogram;
 use crate::policy::{LimitRule, Policy, Range};
 use crate::quantity::{Bytes, MilliCpu};
 use crate::resources::{Amounts, ContainerFacts, Resource, Resources};
@@ -106,6 +108,7 @@ impl Sizing {
 /// The evidence behind a recommendation, in numbers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
+#[allow(clippy::struct_excessive_bools, reason = "independent facts, each read by its own guard")]
 pub struct EvidenceSummary {
     /// How far back was looked.
     pub window: Duration,
@@ -152,12 +155,12 @@ impl EvidenceSummary {
         Self {
             window: evidence.window,
             covered: evidence.coverage(),
-            cpu_samples: evidence.cpu_seconds().map_or(0, |cpu| cpu.count()),
+            cpu_samples: evidence.cpu_seconds().map_or(0, MergedHistogram::count),
             memory_samples: evidence.memory.count(),
             cpu_mean: MilliCpu(
                 evidence
                     .cpu_seconds()
-                    .and_then(|cpu| cpu.mean())
+                    .and_then(MergedHistogram::mean)
                     .unwrap_or(0)
                     .div_ceil(CPU_UNITS_PER_MILLICORE),
             ),
@@ -186,11 +189,12 @@ impl EvidenceSummary {
             covered.as_secs(),
             window.as_secs()
         );
+        // writing to a String cannot fail
         if let Some((pod, cpu)) = &self.hottest_cpu {
-            text.push_str(&format!("; hottest pod {pod} used up to {cpu}"));
+            let _ = write!(text, "; hottest pod {pod} used up to {cpu}");
         }
         if self.oom_kills > 0 {
-            text.push_str(&format!("; {} OOM kills", self.oom_kills));
+            let _ = write!(text, "; {} OOM kills", self.oom_kills);
         }
         text
     }

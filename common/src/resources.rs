@@ -282,7 +282,7 @@ impl LanguageRuntime {
 pub struct CgroupFacts {
     /// `memory.swap.max` is not 0.
     pub swap: bool,
-    /// `memory.high`, `memory.low` or `memory.min` follow the memory request (feature MemoryQoS).
+    /// `memory.high`, `memory.low` or `memory.min` follow the memory request (feature `MemoryQoS`).
     pub memory_qos: bool,
     /// `cpu.max.burst` is not 0.
     pub cpu_burst: bool,

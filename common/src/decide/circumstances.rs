@@ -52,13 +52,13 @@ pub struct Circumstances {
     pub quota_free: Option<Amounts>,
     /// A raise that waits for room may evict other pods (KEP-5836).
     pub deferred_preempts: bool,
-    /// RuntimeClasses that are known to follow a resize.
+    /// Classes of container runtimes (`RuntimeClass`) that are known to follow a resize.
     pub runtime_classes: Vec<String>,
     /// Pods are evicted and created anew where that is needed and allowed.
     pub can_recreate: bool,
     /// Ready pods of the workload.
     pub ready_pods: Option<u32>,
-    /// Disruptions that the PodDisruptionBudgets of this pod allow now.
+    /// Disruptions that the `PodDisruptionBudget`s of this pod allow now.
     pub disruptions_allowed: Option<u32>,
 }
 

@@ -148,9 +148,10 @@ impl fmt::Display for Recall {
 
 /// The decreases if there are any, else the increases; the other way round when waiting for an increase does harm.
 pub(super) fn first_step(wanted: &[(&ContainerFacts, Resources)], urgent: bool) -> Option<Plan> {
-    let order = match urgent {
-        false => [Direction::Decrease, Direction::Increase],
-        true => [Direction::Increase, Direction::Decrease],
+    let order = if urgent {
+        [Direction::Increase, Direction::Decrease]
+    } else {
+        [Direction::Decrease, Direction::Increase]
     };
     order.into_iter().find_map(|direction| {
         let changes: Vec<_> = wanted
@@ -197,7 +198,7 @@ fn only(direction: Direction, from: &Resources, to: &Resources) -> (Resources, R
 
 /// `to`, or as far towards it as one step may go from `from`. Rounded to `grain` towards `from`: a step is never larger
 /// than allowed, except that the smallest one is one grain.
-pub(super) fn one_step(from: u64, to: u64, limits: &MaxStep, grain: u64) -> u64 {
+pub(super) fn one_step(from: u64, to: u64, limits: MaxStep, grain: u64) -> u64 {
     let grain = grain.max(1);
     if to > from {
         let most = limits.up.map_or(u64::MAX, |up| from.saturating_add(up.of(from)));

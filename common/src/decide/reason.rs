@@ -68,7 +68,7 @@ reasons! {
     WindowsPod,
     /// Pod-level resources are decided at pod level.
     PodLevelResources,
-    /// The pod's RuntimeClass is not known to follow a resize (Kata, gVisor).
+    /// The pod's `RuntimeClass` is not known to follow a resize (Kata, gVisor).
     RuntimeClassNotAllowed,
     /// Argo CD or Flux applies this very pod and would undo a resize.
     GitOpsOwned,

@@ -111,7 +111,7 @@ impl Subject<'_> {
 
     /// One step towards what is wanted.
     fn stepped(&self, wanted: Wanted) -> Resources {
-        let limits = &self.policy.update.max_step;
+        let limits = self.policy.update.max_step;
         let (request_grain, limit_grain) = match self.resource {
             Resource::Cpu => (1, CPU_LIMIT_GRAIN),
             Resource::Memory => (Bytes::MEBIBYTE, Bytes::MEBIBYTE),

@@ -3,6 +3,7 @@
 use super::steps::{Step, StepKind};
 use super::{No, Series};
 use crate::decide::Reason;
+use crate::histogram::MergedHistogram;
 use crate::resources::Resource;
 
 /// Everything that holds a value from below and from above.
@@ -108,7 +109,7 @@ impl Series<'_> {
             Resource::Cpu => evidence.cpu_seconds(),
             Resource::Memory => Some(&evidence.memory),
         };
-        if let Some(mean) = values.and_then(|values| values.mean()) {
+        if let Some(mean) = values.and_then(MergedHistogram::mean) {
             floors.push((StepKind::MeanFloor, (self.scale)(mean), none()));
         }
         if self.resource == Resource::Memory {

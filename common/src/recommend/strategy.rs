@@ -27,7 +27,7 @@ impl Series<'_> {
                 Resource::Memory => self.expression(params.memory.as_deref(), steps),
             },
         }?;
-        let from_others = self.from_others(own.is_some());
+        let from_others = self.of_others(own.is_some());
         if own.is_none() && from_others.is_none() {
             return Err((Reason::NoData, "no usage was seen within the window".to_owned()));
         }
@@ -171,7 +171,7 @@ impl Series<'_> {
 
     /// What pods of other revisions or on other kinds of nodes needed, by the percentile and the safety factor. It counts
     /// until these pods have evidence of their own.
-    fn from_others(&self, own: bool) -> Option<u64> {
+    fn of_others(&self, own: bool) -> Option<u64> {
         let evidence = self.asked.evidence;
         let others = evidence.others.as_ref()?;
         let needed = u128::from(self.policy.minimum_coverage.thousandths());
