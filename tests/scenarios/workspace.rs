@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand};
+use optipod_common::decide::Reason;
 
 const CRATES: [&str; 5] = ["agent", "common", "coordinator", "proto", "tests"];
 
@@ -242,4 +243,57 @@ fn tls_has_one_provider() {
         }
     }
     assert_eq!(found, 1, "versions of rustls in the graph");
+}
+
+/// Rows of a Markdown table whose first cell is code: the cells without that code's back-ticks.
+fn rows(text: &str) -> Vec<Vec<String>> {
+    let cells = |line: &str| -> Vec<String> {
+        line.trim_matches('|').split(" | ").map(|cell| cell.trim().trim_matches('`').to_owned()).collect()
+    };
+    text.lines().filter(|line| line.starts_with("| `")).map(cells).collect()
+}
+
+#[test]
+fn every_reason_is_documented_once_and_no_other() {
+    let text = fs::read_to_string(root().join("deploy/docs/policies.md")).unwrap();
+    let (_, section) = text.split_once("\n## Reasons\n").expect("the section on reasons");
+    let section = section.split("\n## ").next().unwrap();
+    let documented: Vec<String> = rows(section).into_iter().map(|row| row[0].clone()).collect();
+    let reasons: Vec<&str> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
+    assert_eq!(documented, reasons);
+}
+
+/// `# -- meaning` above a key, as helm-docs reads it: dotted path and meaning.
+fn described_values(yaml: &str) -> Vec<(String, String)> {
+    let (mut path, mut meaning, mut found) = (Vec::<(usize, String)>::new(), None, Vec::new());
+    for line in yaml.lines() {
+        let indent = line.len() - line.trim_start().len();
+        let line = line.trim_start();
+        if let Some(text) = line.strip_prefix("# -- ") {
+            meaning = Some(text.to_owned());
+        } else if let Some((key, _)) = line.split_once(':').filter(|_| !line.starts_with(['#', '-'])) {
+            path.retain(|(depth, _)| *depth < indent);
+            path.push((indent, key.to_owned()));
+            if let Some(meaning) = meaning.take() {
+                let keys: Vec<&str> = path.iter().map(|(_, key)| key.as_str()).collect();
+                found.push((keys.join("."), meaning));
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn the_chart_documents_its_values_as_they_are() {
+    let yaml = fs::read_to_string(root().join("deploy/chart/values.yaml")).unwrap();
+    let values: serde_json::Value = serde_yaml_ng::from_str(&yaml).unwrap();
+    let readme = fs::read_to_string(root().join("deploy/chart/README.md")).unwrap();
+    let rows = rows(&readme);
+    let documented: Vec<_> = rows.iter().map(|row| (row[0].clone(), row[2].clone())).collect();
+    assert_eq!(documented, described_values(&yaml));
+    for row in &rows {
+        let default: serde_json::Value = serde_json::from_str(&row[1]).unwrap();
+        let pointer = format!("/{}", row[0].replace('.', "/"));
+        assert_eq!(values.pointer(&pointer), Some(&default), "{}", row[0]);
+    }
 }
