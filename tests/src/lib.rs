@@ -24,6 +24,8 @@ pub mod product;
 pub mod progress;
 pub mod registry;
 pub mod shell;
+#[cfg(feature = "simulated")]
+pub mod simulated;
 pub mod suite;
 pub mod tools;
 
