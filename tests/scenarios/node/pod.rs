@@ -110,7 +110,10 @@ impl Pod {
             life: Life::read(pod)?,
             wanted: resources("/spec/containers/0/resources")?,
             actual: resources("/status/containerStatuses/0/resources")?,
-            generation: pod.pointer("/metadata/generation").and_then(Value::as_i64).context("no generation")?,
+            generation: pod
+                .pointer("/metadata/generation")
+                .and_then(Value::as_i64)
+                .context("no generation")?,
             resized: writers.iter().any(|(_, subresource)| subresource == "resize"),
             writers,
         })
