@@ -2,6 +2,7 @@
 //!
 //! `tests/SIMULATED.md` says what is simulated and what is real.
 
+pub mod agents;
 pub mod cgroup;
 pub mod clock;
 pub mod faults;
