@@ -6,6 +6,8 @@ pub mod agents;
 pub mod cgroup;
 pub mod clock;
 pub mod faults;
+pub mod kubelet;
+pub mod node;
 pub mod proxy;
 pub mod runtime;
 pub mod scenario;
