@@ -177,7 +177,9 @@ fn sampled(frames: &[Frame], id: ContainerId) -> Sampled {
         frames.iter().flat_map(|frame| &frame.containers).filter(|record| record.key.id == id).collect();
     let merged = |series: fn(&ContainerRecord) -> &UsageHistogram| {
         let mut sum = UsageHistogram::new(series(records[0]).slot_millis());
-        records.iter().for_each(|record| sum.merge(series(record)).unwrap());
+        for record in &records {
+            sum.merge(series(record)).unwrap();
+        }
         sum
     };
     Sampled {

@@ -164,7 +164,9 @@ impl Agents {
             let at = node.now(now, &self.options, &self.board);
             if let Some(agent) = &mut node.agent {
                 let last = agent.sampler.flush(at);
-                last.into_iter().for_each(|frame| agent.produced(frame));
+                if let Some(last) = last {
+                    agent.produced(last);
+                }
                 agent.phase.send_replace(Phase::Draining);
             }
         }
@@ -196,14 +198,12 @@ impl Node {
         }
         let at = self.now(now, options, board);
         self.wall.set(at.wall);
-        let agent = match &mut self.agent {
-            Some(agent) => agent,
-            None => {
-                let start = || format!("cannot start the agent of {}", self.name);
-                let agent = Agent::start(&self.name, &self.root, at, &self.wall, options, means, uplinks)
-                    .with_context(start)?;
-                self.agent.insert(agent)
-            }
+        let agent = if let Some(agent) = &mut self.agent {
+            agent
+        } else {
+            let agent = Agent::start(&self.name, &self.root, at, &self.wall, options, means, uplinks)
+                .with_context(|| format!("cannot start the agent of {}", self.name))?;
+            self.agent.insert(agent)
         };
         agent.tick(at, options);
         Ok(())
@@ -264,7 +264,9 @@ impl Agent {
             return;
         }
         let frame = self.sampler.tick(at);
-        frame.into_iter().for_each(|frame| self.produced(frame));
+        if let Some(frame) = frame {
+            self.produced(frame);
+        }
         self.next = next_deadline(self.next, at.monotonic, self.sampler.period());
     }
 

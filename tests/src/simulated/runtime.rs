@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 pub use super::usage::Usage;
 pub use super::usage::container::CgroupResources;
 
-use super::cgroup::{Directory, Tree, Values};
+use super::cgroup::{Directory, Readers, Tree, Values};
 use super::usage::container::{Container, Step};
 use super::usage::cpu::{Claim, CpuStat, share};
 use super::usage::memory::{Level, MemoryCounters};
@@ -26,6 +26,8 @@ use super::usage::{Library, PERIOD_MICROS};
 
 /// CPUs of a node, unless it is told otherwise: more than its containers want.
 const CPUS: u64 = 1024;
+/// Periods after which memory by kind, peaks and pressure of a slice are shown again: 10 s. Nobody decides on them.
+const SLOW_PERIODS: u64 = 100;
 /// What the pause process uses: its start, and never again.
 const SANDBOX_CPU_MICROS: u64 = 15_000;
 /// Memory of the pause process, bytes.
@@ -93,6 +95,9 @@ struct Node {
     pods: BTreeMap<String, Pod>,
     claims: Vec<Claim>,
     text: String,
+    readers: Readers,
+    /// Period from which on slices show everything again.
+    next_slow: u64,
     files_rewritten: u64,
 }
 
@@ -183,6 +188,7 @@ impl Group {
         Values {
             cpu: self.cpu,
             cpu_pressure: self.cpu_stalls.pressure(),
+            current: self.memory.total(),
             memory: self.memory,
             peak: self.peak,
             counters: self.counters,
@@ -199,6 +205,7 @@ impl Running {
         Values {
             cpu: container.cpu_stat(),
             cpu_pressure: container.cpu_pressure(),
+            current: container.memory().held().total(),
             memory: container.memory().held(),
             peak: container.memory().peak(),
             counters: container.memory_counters(),
@@ -237,6 +244,8 @@ impl Runtime {
             pods: BTreeMap::new(),
             claims: Vec::new(),
             text,
+            readers: Readers::AnyTime,
+            next_slow: 0,
             files_rewritten: 0,
         };
         node.show()?;
@@ -246,6 +255,11 @@ impl Runtime {
     /// CPUs that containers share by weight when they want more.
     pub fn set_cpus(&self, cpus: u32) {
         self.lock().cpus = cpus.max(1).into();
+    }
+
+    /// Nobody reads the tree during [`Self::advance`], as with agents in step with the simulation. It costs half then.
+    pub fn set_read_in_step(&self) {
+        self.lock().readers = Readers::Between;
     }
 
     /// Where series of `trace(..)` come from, instead of those that come with the project.
@@ -270,13 +284,13 @@ impl Runtime {
         let group = Group { cpu, memory: sandbox_memory(), peak: SANDBOX_MEMORY, ..Group::default() };
         let mut pod = Pod { qos, resources, directory, sandbox, group, containers: BTreeMap::new() };
         let Node { text, kubepods, classes, .. } = &mut *node;
-        pod.directory.show(&pod.group.values(resources, true), text)?;
+        pod.directory.show(&pod.group.values(resources, true), text, Readers::AnyTime)?;
         for group in [Some(kubepods), class_of(classes, qos)].into_iter().flatten() {
             group.cpu.usage_micros += SANDBOX_CPU_MICROS;
             group.memory = group.memory.plus(sandbox_memory());
         }
         node.pods.insert(uid.to_owned(), pod);
-        node.show()
+        Ok(())
     }
 
     /// Changes the limits of a pod.
@@ -288,7 +302,7 @@ impl Runtime {
         let Node { pods, text, .. } = &mut *node;
         let pod = pods.get_mut(uid).with_context(|| unknown_pod(uid))?;
         pod.resources = resources;
-        pod.directory.show(&pod.group.values(resources, true), text)?;
+        pod.directory.show(&pod.group.values(resources, true), text, Readers::AnyTime)?;
         Ok(())
     }
 
@@ -315,7 +329,7 @@ impl Runtime {
         }
         let directory = tree.container(&pod.directory, id).with_context(start)?;
         let mut running = Running { id, container, directory };
-        running.directory.show(&running.values(), text).with_context(start)?;
+        running.directory.show(&running.values(), text, Readers::AnyTime).with_context(start)?;
         pod.containers.insert(name, running);
         Ok(())
     }
@@ -396,7 +410,7 @@ impl Runtime {
         let pod = pods.get_mut(pod_uid).with_context(|| unknown_pod(pod_uid))?;
         let running = pod.containers.get_mut(name).with_context(|| unknown(pod_uid, name))?;
         change(&mut running.container);
-        running.directory.show(&running.values(), text)?;
+        running.directory.show(&running.values(), text, Readers::AnyTime)?;
         Ok(())
     }
 
@@ -455,23 +469,29 @@ impl Node {
 
     /// Rewrites what changed.
     fn show(&mut self) -> Result<()> {
-        let Self { tree, kubepods, classes, pods, text, .. } = self;
+        let all = self.periods >= self.next_slow;
+        if all {
+            self.next_slow = self.periods + SLOW_PERIODS;
+        }
+        let Self { tree, kubepods, classes, pods, text, readers, .. } = self;
         let mut rewritten = 0;
         let mut populated = [false; 2];
         for pod in pods.values_mut() {
             for running in pod.containers.values_mut() {
-                rewritten += running.directory.show(&running.values(), text)?;
+                rewritten += running.directory.show(&running.values(), text, *readers)?;
             }
-            rewritten += pod.directory.show(&pod.group.values(pod.resources, true), text)?;
+            let values = pod.group.values(pod.resources, true);
+            rewritten += show_slice(&mut pod.directory, &values, all, text, *readers)?;
             if let Some(populated) = class_of(&mut populated, pod.qos) {
                 *populated = true;
             }
         }
-        let unlimited = CgroupResources::UNLIMITED;
         for ((group, populated), (_, directory)) in classes.iter().zip(populated).zip(&mut tree.classes) {
-            rewritten += directory.show(&group.values(unlimited, populated), text)?;
+            let values = group.values(CgroupResources::UNLIMITED, populated);
+            rewritten += show_slice(directory, &values, all, text, *readers)?;
         }
-        rewritten += tree.kubepods.show(&kubepods.values(unlimited, !pods.is_empty()), text)?;
+        let values = kubepods.values(CgroupResources::UNLIMITED, !pods.is_empty());
+        rewritten += show_slice(&mut tree.kubepods, &values, all, text, *readers)?;
         self.files_rewritten += u64::from(rewritten);
         Ok(())
     }
@@ -485,6 +505,23 @@ impl Node {
         let digest = Sha256::new().chain_update(self.seed.to_le_bytes()).chain_update(id.as_bytes());
         let bytes: [u8; 32] = digest.finalize().into();
         bytes.iter().take(8).fold(0, |salt, byte| salt << 8 | u64::from(*byte))
+    }
+}
+
+/// Shows a slice; what is slow only when `all` is asked for.
+fn show_slice(
+    directory: &mut Directory,
+    values: &Values,
+    all: bool,
+    text: &mut String,
+    readers: Readers,
+) -> std::io::Result<u32> {
+    match directory.shown() {
+        Some(&Values { cpu_pressure, memory, peak, memory_pressure, .. }) if !all => {
+            let values = Values { cpu_pressure, memory, peak, memory_pressure, ..*values };
+            directory.show(&values, text, readers)
+        }
+        _ => directory.show(values, text, readers),
     }
 }
 

@@ -61,7 +61,9 @@ impl Bench<'_> {
                 rustdoc.env("RUSTDOCFLAGS", "-D warnings");
                 single(rustdoc, count)
             }
-            Part::Unit => tests(self.cargo_test(&["--workspace"]), count),
+            Part::Unit => {
+                tests(self.cargo_test(&["--workspace", "--features", "optipod-tests/simulated"]), count)
+            }
             Part::Apiserver => self.apiserver(count),
             Part::Node => self.node(count),
             Part::Demo => self.demo(count),

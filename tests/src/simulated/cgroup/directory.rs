@@ -6,12 +6,24 @@
 //! away from the file instead of changing it, the text goes into a new page, and the file's length grows only after
 //! it. A reader therefore sees the old text, the new text, nothing, or zeros without an end of line: what the agent's
 //! parsers take as no sample. It never sees a number that was not written.
+//!
+//! Where nobody reads meanwhile, the new text is written over the old: half the cost.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::format::{CONSTANT, EVENTS, FILES, Values, populated};
+
+/// Who reads while files are rewritten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Readers {
+    /// Somebody may.
+    AnyTime,
+    /// Nobody does.
+    Between,
+}
 
 /// One cgroup on disk.
 #[derive(Debug)]
@@ -80,7 +92,7 @@ impl Directory {
     ///
     /// # Errors
     /// When the disk refuses.
-    pub fn show(&mut self, values: &Values, text: &mut String) -> io::Result<u32> {
+    pub fn show(&mut self, values: &Values, text: &mut String, readers: Readers) -> io::Result<u32> {
         let mut rewritten = 0;
         for file in &FILES {
             if self.shown.as_ref().is_some_and(|shown| (file.same)(shown, values)) {
@@ -89,13 +101,21 @@ impl Directory {
             text.clear();
             written((file.write)(values, text))?;
             self.path.push(file.name);
-            let done = rewrite(&self.path, text);
+            let done = match self.shown {
+                Some(_) if readers == Readers::Between => overwrite(&self.path, text),
+                _ => replace(&self.path, text),
+            };
             self.path.pop();
             done?;
             rewritten += 1;
         }
         self.shown = Some(*values);
         Ok(rewritten)
+    }
+
+    /// What its files say.
+    pub const fn shown(&self) -> Option<&Values> {
+        self.shown.as_ref()
     }
 
     /// Removes it with its files.
@@ -107,7 +127,14 @@ impl Directory {
     }
 }
 
-fn rewrite(path: &Path, text: &str) -> io::Result<()> {
+fn overwrite(path: &Path, text: &str) -> io::Result<()> {
+    let file = OpenOptions::new().write(true).open(path)?;
+    file.write_all_at(text.as_bytes(), 0)?;
+    let length = text.len() as u64;
+    if file.metadata()?.len() > length { file.set_len(length) } else { Ok(()) }
+}
+
+fn replace(path: &Path, text: &str) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(path)?;
     // one call: the text is shorter than a page
     file.write_all(text.as_bytes())

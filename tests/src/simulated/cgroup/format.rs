@@ -19,7 +19,9 @@ pub struct Values {
     pub cpu: CpuStat,
     /// `cpu.pressure`.
     pub cpu_pressure: Pressure,
-    /// Memory that is held.
+    /// `memory.current`, bytes.
+    pub current: u64,
+    /// The same by kind, for `memory.stat`.
     pub memory: Level,
     /// `memory.peak`, bytes.
     pub peak: u64,
@@ -48,12 +50,12 @@ pub const FILES: [Format; 11] = [
     Format { name: "cpu.stat", same: |a, b| a.cpu == b.cpu, write: |v, f| cpu_stat(&v.cpu, f) },
     Format {
         name: "memory.current",
-        same: |a, b| a.memory.total() == b.memory.total(),
-        write: |v, f| writeln!(f, "{}", v.memory.total()),
+        same: |a, b| a.current == b.current,
+        write: |v, f| writeln!(f, "{}", v.current),
     },
     Format {
         name: "memory.stat",
-        same: |a, b| (a.memory, a.counters) == (b.memory, b.counters),
+        same: |a, b| a.memory == b.memory && reclaim(&a.counters) == reclaim(&b.counters),
         write: memory_stat,
     },
     Format { name: "memory.peak", same: |a, b| a.peak == b.peak, write: |v, f| writeln!(f, "{}", v.peak) },
@@ -120,6 +122,10 @@ const fn events(counters: &MemoryCounters) -> (u64, u64, u64) {
     (counters.max, counters.oom, counters.oom_kill)
 }
 
+const fn reclaim(counters: &MemoryCounters) -> (u64, u64) {
+    (counters.reclaimed_pages, counters.refault_pages)
+}
+
 fn cpu_stat(cpu: &CpuStat, f: &mut String) -> fmt::Result {
     let system = cpu.usage_micros / SYSTEM_SHARE;
     let user = cpu.usage_micros - system;
@@ -163,6 +169,7 @@ mod tests {
         let values = Values {
             cpu: CpuStat { usage_micros: 27_001, periods: 12, throttled: 3, throttled_micros: 4500 },
             cpu_pressure: Pressure::default(),
+            current: 24_576,
             memory: Level { anon: 8192, inactive_file: 4096, active_file: 12_288 },
             peak: 40_960,
             counters: MemoryCounters { max: 9, oom: 2, oom_kill: 1, reclaimed_pages: 7, refault_pages: 5 },
@@ -204,6 +211,7 @@ mod tests {
         let quiet = Values {
             cpu: CpuStat::default(),
             cpu_pressure: Pressure::default(),
+            current: 0,
             memory: Level::default(),
             peak: 0,
             counters: MemoryCounters::default(),
@@ -216,6 +224,7 @@ mod tests {
         let busy = Values {
             cpu: CpuStat { usage_micros: 1, ..CpuStat::default() },
             cpu_pressure: stalled,
+            current: 4096,
             memory: Level::anonymous(4096),
             peak: 4096,
             counters: MemoryCounters { oom_kill: 1, ..MemoryCounters::default() },

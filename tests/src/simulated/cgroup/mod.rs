@@ -16,6 +16,6 @@ pub mod format;
 pub mod name;
 pub mod tree;
 
-pub use directory::Directory;
+pub use directory::{Directory, Readers};
 pub use format::Values;
 pub use tree::Tree;

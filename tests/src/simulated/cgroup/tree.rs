@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use optipod_common::ident::{ContainerId, PodUid};
 use optipod_common::resources::QosClass;
 
-use super::directory::{Constants, Directory};
+use super::directory::{Constants, Directory, Readers};
 use super::format::Values;
 use super::name;
 
@@ -44,7 +44,7 @@ impl Tree {
         fs::write(root.join("cgroup.controllers"), CONTROLLERS)?;
         let constants = Constants::write(root.join(TEMPLATES))?;
         let mut pause = Directory::create(root.join(TEMPLATES).join("pause"), &constants)?;
-        pause.show(sandbox, text)?;
+        pause.show(sandbox, text, Readers::AnyTime)?;
         let path = root.join(name::KUBEPODS);
         let kubepods = Directory::create(path.clone(), &constants)?;
         let class = |qos: QosClass| {

@@ -96,14 +96,14 @@ impl Cpu {
             stopped = gained.throttled_micros / self.threads;
         }
         // others were on the CPU meanwhile
-        let waited = (could - served) / self.threads;
-        let full = if self.threads == 1 { stopped + waited } else { stopped };
+        let queued = (could - served) / self.threads;
+        let full = if self.threads == 1 { stopped + queued } else { stopped };
         let patience = self.width().saturating_mul(PATIENCE);
         self.given_up += self.backlog.saturating_sub(patience);
         self.backlog = self.backlog.min(patience);
         CpuStep {
             gained,
-            some_micros: (stopped + waited).min(PERIOD_MICROS),
+            some_micros: (stopped + queued).min(PERIOD_MICROS),
             full_micros: full.min(PERIOD_MICROS),
         }
     }
@@ -141,10 +141,14 @@ pub struct Claim {
 pub fn share(capacity: u64, claims: &mut [Claim]) {
     let total: u64 = claims.iter().map(|claim| claim.wanted).sum();
     if total <= capacity {
-        claims.iter_mut().for_each(|claim| claim.granted = claim.wanted);
+        for claim in claims {
+            claim.granted = claim.wanted;
+        }
         return;
     }
-    claims.iter_mut().for_each(|claim| claim.granted = 0);
+    for claim in claims.iter_mut() {
+        claim.granted = 0;
+    }
     let mut left = capacity;
     loop {
         let open = |claim: &&mut Claim| claim.granted < claim.wanted;

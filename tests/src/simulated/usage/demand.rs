@@ -270,7 +270,7 @@ const WAVE: u128 = 1 << 20;
 fn wave(at: u128, day: u128) -> u128 {
     let product = at * (day - at);
     let sine = ((16 * product) << 20) / (5 * day * day - 4 * product);
-    sine * sine >> 20
+    (sine * sine) >> 20
 }
 
 /// One of 2^64 numbers, evenly (splitmix64).

@@ -219,8 +219,8 @@ impl TraceSet {
                 let trace = column.levels(|mib| Level::anonymous(bytes(mib * 1024.0)));
                 set.memory.extend(trace.map(|trace| (name, Arc::new(trace))));
             } else {
-                let part = ["_current_kib", "_rss_kib", "_inactive_file_kib"].into_iter().zip(0..);
-                let found = part.filter_map(|(suffix, index)| Some((named(suffix)?, index))).next();
+                let mut part = ["_current_kib", "_rss_kib", "_inactive_file_kib"].into_iter().zip(0..);
+                let found = part.find_map(|(suffix, index)| Some((named(suffix)?, index)));
                 let (name, index): (String, usize) = found.ok_or_else(|| {
                     Unread::Content(1, format!("column {:?} has no known suffix: expected _cpu_cores, _cpu_us, _ws_mib_max, _current_kib, _rss_kib or _inactive_file_kib", column.name))
                 })?;
