@@ -65,6 +65,7 @@ impl Bench<'_> {
                 tests(self.cargo_test(&["--workspace", "--features", "optipod-tests/simulated"]), count)
             }
             Part::Apiserver => self.apiserver(count),
+            Part::Simulated => self.simulated(count),
             Part::Node => self.node(count),
             Part::Demo => self.demo(count),
         }
@@ -95,6 +96,14 @@ impl Bench<'_> {
         let mut run = self.cluster_tests(&["chart", "apiserver"])?;
         self.with_lab("api", 0, |lab, name| {
             run.env("OPTIPOD_LAB", name).env("OPTIPOD_HELM", lab.helm_program());
+            tests(run, count)
+        })
+    }
+
+    fn simulated(&self, count: &mut Count) -> Result<()> {
+        let mut run = self.cluster_tests(&["simulated"])?;
+        self.with_lab("simulated", 0, |_, name| {
+            run.env("OPTIPOD_LAB", name);
             tests(run, count)
         })
     }

@@ -15,7 +15,8 @@ pub struct Board(Arc<Mutex<State>>);
 struct State {
     seed: u64,
     faults: Vec<Fault>,
-    now: Duration,
+    /// `None` = the scenario has not begun.
+    now: Option<Duration>,
     /// Faults that were told to have begun.
     begun: BTreeSet<usize>,
     /// Requests of each kind so far: a share of requests is drawn by their number.
@@ -25,7 +26,8 @@ struct State {
 }
 
 impl Board {
-    /// A board of these faults at time zero. Shares are drawn from `seed`.
+    /// A board of these faults before the start: nothing goes wrong until [`Board::advance`] was called. Shares are
+    /// drawn from `seed`.
     pub fn new(faults: Vec<Fault>, seed: u64) -> Self {
         Self(Arc::new(Mutex::new(State { seed, faults, ..State::default() })))
     }
@@ -34,7 +36,7 @@ impl Board {
     /// [`Board::concerns`].
     pub fn advance(&self, now: Duration) -> Vec<(usize, Kind)> {
         let mut state = self.lock();
-        state.now = now;
+        state.now = Some(now);
         let State { faults, begun, gone, .. } = &mut *state;
         let mut news = Vec::new();
         for (number, fault) in faults.iter().enumerate() {
@@ -48,9 +50,9 @@ impl Board {
         news
     }
 
-    /// Simulated time since the start, as last told.
+    /// Simulated time since the start, as last told; zero before the start.
     pub fn now(&self) -> Duration {
-        self.lock().now
+        self.lock().now.unwrap_or_default()
     }
 
     /// What the kubelet of `node` does with a resize of this pod instead of following it at once. The latest fault
@@ -102,7 +104,8 @@ impl Board {
         let mut state = self.lock();
         let State { seed, faults, now, asked, gone, .. } = &mut *state;
         let mut treatment = Treatment::default();
-        for (number, fault) in faults.iter().enumerate().filter(|(_, fault)| fault.active(*now)) {
+        let active = |fault: &Fault| now.is_some_and(|now| fault.active(now));
+        for (number, fault) in faults.iter().enumerate().filter(|(_, fault)| active(fault)) {
             let draw = Draw { seed: *seed, fault: number };
             match &fault.kind {
                 Kind::Api { requests, share, fault } if requests.contain(operation) => {
@@ -151,7 +154,7 @@ impl State {
         self.faults
             .iter()
             .enumerate()
-            .filter(|(_, fault)| fault.active(self.now))
+            .filter(|(_, fault)| self.now.is_some_and(|now| fault.active(now)))
             .map(|(number, fault)| (Draw { seed: self.seed, fault: number }, &fault.kind))
     }
 }
@@ -205,6 +208,8 @@ mod tests {
         ];
         let board = Board::new(faults, 1);
         let asked = |pod| board.resize("sim-1", "default", pod, "u");
+        assert_eq!(asked("web-0"), None, "nothing goes wrong before the start");
+        board.advance(secs(0));
         assert_eq!(asked("web-0"), Some(ResizeFault::Deferred));
         board.advance(secs(5));
         assert_eq!(asked("web-0"), Some(ResizeFault::Infeasible));
@@ -215,6 +220,7 @@ mod tests {
     fn clocks_add_up() {
         let off = |micros| Kind::AgentClock { nodes: Nodes::default(), offset_micros: micros };
         let board = Board::new(vec![fault(0, None, off(500)), fault(0, None, off(-2_000))], 1);
+        board.advance(secs(0));
         assert_eq!(board.agent_clock_offset("sim-1"), -1_500);
     }
 
@@ -226,7 +232,9 @@ mod tests {
                 share: Share::new(0.5).expect("between 0 and 1"),
                 fault: ApiFault::Status(503),
             };
-            Board::new(vec![fault(0, None, kind)], 7)
+            let board = Board::new(vec![fault(0, None, kind)], 7);
+            board.advance(secs(0));
+            board
         };
         let (there, back) = (errors(), errors());
         let names: Vec<String> = (0..50).map(|i| format!("web-{i}")).collect();
@@ -243,6 +251,7 @@ mod tests {
         let api = |fault| Kind::Api { requests: Requests::default(), share: Share::default(), fault };
         let slow = api(ApiFault::Latency(secs(1)));
         let board = Board::new(vec![fault(0, None, slow), fault(0, None, api(ApiFault::Reset))], 1);
+        board.advance(secs(0));
         let expected = Treatment { latency: secs(1), fault: Some(ApiFault::Reset), ..Treatment::default() };
         assert_eq!(board.request(&patch("web-0")), expected);
     }
@@ -265,6 +274,7 @@ mod tests {
     #[test]
     fn only_the_patch_itself_is_contested() {
         let board = Board::new(vec![fault(0, None, Kind::Conflict(Pods::default()))], 1);
+        board.advance(secs(0));
         assert!(board.request(&patch("web-0")).contested);
         let dry = Operation { dry_run: true, ..patch("web-0") };
         assert!(!board.request(&dry).contested);

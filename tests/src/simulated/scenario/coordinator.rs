@@ -6,7 +6,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use clap::Parser;
 use kube::Client;
-use optipod_coordinator::run::run;
+use optipod_common::time::Clock;
+use optipod_coordinator::run::run_with;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
@@ -26,12 +27,14 @@ const ADMIN_PORT: u16 = 9543;
 const STOP: Duration = Duration::from_secs(20);
 
 /// How a coordinator runs.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Settings {
     /// Lease duration, real time.
     pub lease: Duration,
-    /// Time between two frames of an agent.
+    /// Time between two frames of an agent, on the clock.
     pub frame_interval: Duration,
+    /// What it decides by.
+    pub clock: Clock,
 }
 
 /// A running coordinator. Dropping it kills it: nothing is flushed, no lease released.
@@ -75,11 +78,11 @@ impl Coordinator {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let (stop, stopped) = oneshot::channel();
         let (finish, ended) = oneshot::channel();
-        let name = name.to_owned();
+        let (name, clock) = (name.to_owned(), settings.clock);
         runtime.spawn(async move {
             let result = match client() {
                 // a dropped sender is a stop, too
-                Ok(client) => run(flags, client, async { drop(stopped.await) }).await,
+                Ok(client) => run_with(flags, client, clock, async { drop(stopped.await) }).await,
                 Err(error) => Err(error),
             };
             if let Err(error) = &result {

@@ -11,6 +11,8 @@ use serde_json::Value;
 use super::expect::Expectation;
 use super::faults::FaultEntry;
 use super::value::{Cpu, Memory, Time};
+use crate::simulated::node::MOST_PODS;
+use crate::simulated::usage::Usage;
 
 /// Nodes that one scenario may have.
 const MAX_NODES: u32 = 1000;
@@ -67,13 +69,13 @@ pub struct NodeGroup {
     pub memory: Memory,
     /// Pods that each may have.
     #[serde(default = "pods_per_node")]
-    pub pods: u32,
+    pub pods: u16,
     /// Version that the kubelet reports; that of the control plane when absent.
     #[serde(default)]
     pub version: Option<String>,
 }
 
-const fn pods_per_node() -> u32 {
+const fn pods_per_node() -> u16 {
     110
 }
 
@@ -247,6 +249,13 @@ impl Scenario {
         );
         let (nodes, pods) = (self.node_count(), self.pod_count());
         ensure!((1..=MAX_NODES).contains(&nodes), "nodes: {nodes} in all: expected 1 to {MAX_NODES}");
+        for (index, group) in self.nodes.iter().enumerate() {
+            ensure!(
+                (1..=MOST_PODS).contains(&group.pods),
+                "nodes[{index}].pods: {}: expected 1 to {MOST_PODS}",
+                group.pods
+            );
+        }
         ensure!(pods <= MAX_PODS, "workloads: {pods} pods in all: expected at most {MAX_PODS}");
         for (index, workload) in self.workloads.iter().enumerate() {
             self.check_workload(workload)
@@ -293,6 +302,11 @@ impl Scenario {
             );
         }
         ensure!(twins.filter(|other| other.name == workload.name).count() == 1, "name: is there twice");
+        for (index, container) in workload.containers.iter().enumerate() {
+            if let Some(usage) = &container.usage {
+                usage.parse::<Usage>().with_context(|| format!("containers[{index}].usage"))?;
+            }
+        }
         Ok(())
     }
 }

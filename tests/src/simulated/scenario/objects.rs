@@ -119,7 +119,8 @@ fn template(workload: &Workload) -> (Words, Words, Value) {
     let times = [("ready-after", workload.ready_after), ("exit-after", workload.exit_after)];
     for (name, time) in times {
         if let Some(time) = time {
-            annotations.insert(format!("simulated.optipod.io/{name}"), time.to_string());
+            // the grammar of the annotation has one unit
+            annotations.insert(format!("simulated.optipod.io/{name}"), format!("{}ms", time.0.as_millis()));
         }
     }
     if let Some(code) = workload.exit_code {

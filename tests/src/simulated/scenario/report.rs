@@ -132,16 +132,19 @@ pub fn count_resizes<'a>(
     }
 }
 
-/// What coordinators asked of each pod, in order, without what differs from run to run: uid, versions and times. Two
-/// runs of one scenario are compared by it. `generated` says of a pod whether its name comes from the API server, and
-/// from which workload: such pods stand under the workload's name, sorted.
+/// What coordinators wrote to each pod and what was refused, in order, without what differs from run to run: uid,
+/// versions, times; dry runs that succeeded, which change nothing; and conflicts, which depend on the moment at which
+/// somebody else wrote. Two runs of one scenario are compared by it. `generated` says of a pod whether its name comes
+/// from the API server, and from which workload: such pods stand under the workload's name, sorted.
 pub fn sequences<'a>(
     changes: impl IntoIterator<Item = &'a Exchange>,
     generated: impl Fn(&str, &str) -> Option<String>,
 ) -> String {
     let mut pods: BTreeMap<(&str, &str), String> = BTreeMap::new();
     for Exchange { operation, body, outcome, .. } in changes {
-        if operation.resource == "pods/resize" {
+        let conflict = *outcome == Some(Outcome::Answered(409));
+        let tried = operation.dry_run && outcome.is_some_and(Outcome::done);
+        if operation.resource == "pods/resize" && !conflict && !tried {
             let step = if operation.dry_run { "dry-run" } else { "patch" };
             let spec = body.get("spec").unwrap_or(&Value::Null);
             let outcome = outcome.map_or_else(|| "under way".to_owned(), |outcome| outcome.to_string());
@@ -166,43 +169,43 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn exchange(name: &str, dry_run: bool, version: &str) -> Exchange {
+    fn exchange(name: &str, dry_run: bool, version: &str, status: u16) -> Exchange {
         let path = format!("/api/v1/namespaces/default/pods/{name}/resize");
         let query = if dry_run { "dryRun=All" } else { "" };
         Exchange {
             at: Duration::from_secs(1),
             operation: Operation::parse("PATCH", &path, query).unwrap(),
             body: json!({"metadata": {"resourceVersion": version}, "spec": {"containers": []}}),
-            outcome: Some(Outcome::Answered(200)),
+            outcome: Some(Outcome::Answered(status)),
         }
     }
 
     #[test]
     fn sequences_leave_out_what_differs_from_run_to_run() {
-        let run = |names: [&str; 2], version: &str| {
+        let run = |names: [&str; 2], version: &str, conflicts: bool| {
+            let contested = [exchange(names[0], true, version, 200), exchange(names[0], false, version, 409)];
             let changes = [
-                exchange(names[0], true, version),
-                exchange(names[1], true, version),
-                exchange(names[0], false, version),
+                exchange(names[0], true, version, 200),
+                exchange(names[1], true, version, 403),
+                exchange(names[0], false, version, 200),
             ];
-            sequences(&changes, |_, name| name.starts_with("web-").then(|| "web".to_owned()))
+            let changes = contested.iter().filter(|_| conflicts).chain(&changes);
+            sequences(changes, |_, name| name.starts_with("web-").then(|| "web".to_owned()))
         };
-        let text = run(["web-x7", "db-0"], "5");
+        let text = run(["web-x7", "db-0"], "5", false);
         assert_eq!(
             text,
-            "default/db-0\n  dry-run {\"containers\":[]}: 200\ndefault/web-*\n  dry-run {\"containers\":[]}: 200\n  patch {\"containers\":[]}: 200\n"
+            "default/db-0\n  dry-run {\"containers\":[]}: 403\ndefault/web-*\n  patch {\"containers\":[]}: 200\n"
         );
-        assert_eq!(text, run(["web-q2", "db-0"], "99"));
-        assert_ne!(text, run(["web-q2", "db-1"], "99"));
+        assert_eq!(text, run(["web-q2", "db-0"], "99", true));
+        assert_ne!(text, run(["web-q2", "db-1"], "99", false));
     }
 
     #[test]
     fn resizes_are_counted_by_pod() {
+        let asked = |name, dry_run| exchange(name, dry_run, "", 200);
         let mut counts = BTreeMap::new();
-        count_resizes(
-            &[exchange("a", true, ""), exchange("a", false, ""), exchange("b", true, "")],
-            &mut counts,
-        );
+        count_resizes(&[asked("a", true), asked("a", false), asked("b", true)], &mut counts);
         let of = |name: &str| counts.get(&("default".to_owned(), name.to_owned())).copied();
         assert_eq!(of("a"), Some(Tried { dry_runs: 1, writes: 1 }));
         assert_eq!(of("b"), Some(Tried { dry_runs: 1, writes: 0 }));

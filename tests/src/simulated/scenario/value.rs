@@ -1,11 +1,13 @@
 //! The small values that scenario files are made of, each with an error that says what is allowed.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::time::Duration;
 
 use optipod_common::policy::parse_duration;
 use optipod_common::quantity::{Bytes, MilliCpu};
-use serde::{Deserialize, Deserializer, de};
+use serde::de::{self, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use crate::simulated::faults::Share;
 
@@ -91,22 +93,31 @@ impl<'de> Deserialize<'de> for Memory {
     }
 }
 
-/// A text, or a number that was written without quotes, as `parse` understands it.
+/// A text, or a whole number that was written without quotes, as `parse` understands it.
 fn text<'de, D: Deserializer<'de>, T>(
     deserializer: D,
     parse: impl Fn(&str) -> Result<T, String>,
 ) -> Result<T, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged, expecting = "expected text")]
-    enum Written {
-        Text(String),
-        Number(u64),
+    // parsed inside of the visitor: there the path of the field is known to an error
+    deserializer.deserialize_any(Text(parse, PhantomData))
+}
+
+struct Text<P, T>(P, PhantomData<T>);
+
+impl<P: Fn(&str) -> Result<T, String>, T> Visitor<'_> for Text<P, T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("text")
     }
-    let text = match Written::deserialize(deserializer)? {
-        Written::Text(text) => text,
-        Written::Number(number) => number.to_string(),
-    };
-    parse(&text).map_err(de::Error::custom)
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+        (self.0)(text).map_err(E::custom)
+    }
+
+    fn visit_u64<E: de::Error>(self, number: u64) -> Result<T, E> {
+        self.visit_str(&number.to_string())
+    }
 }
 
 #[cfg(test)]
