@@ -19,7 +19,7 @@ use optipod_tests::{
     guest::NodeImage,
     instance::{self, DEFAULT_NAME, Instance},
     interrupt,
-    lifecycle::{self, Options},
+    lifecycle::{self, Options, Simulated},
     network,
     node::{Accelerator, Size},
     prepare::{self, Prepared},
@@ -116,9 +116,26 @@ enum Commands {
 
 #[derive(Debug, Args)]
 struct Up {
-    /// How many nodes.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=i64::from(network::MAX_NODES)))]
-    nodes: u8,
+    /// How many nodes; with --simulated none unless it is said.
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=i64::from(network::MAX_NODES)))]
+    nodes: Option<u8>,
+    /// How many simulated nodes: one process plays their kubelets.
+    #[arg(long, value_name = "COUNT", conflicts_with = "control_plane_only",
+          value_parser = clap::value_parser!(u16).range(1..=i64::from(lifecycle::MOST_SIMULATED)))]
+    simulated: Option<u16>,
+    /// CPU of a simulated node.
+    #[arg(long, value_name = "QUANTITY", default_value = "4", requires = "simulated")]
+    simulated_cpu: String,
+    /// Memory of a simulated node.
+    #[arg(long, value_name = "QUANTITY", default_value = "8Gi", requires = "simulated")]
+    simulated_memory: String,
+    /// Pods of a simulated node, 1 to 250.
+    #[arg(long, value_name = "COUNT", default_value_t = 110, requires = "simulated",
+          value_parser = clap::value_parser!(u16).range(1..=250))]
+    simulated_pods: u16,
+    /// More arguments of the simulator (`simulator --help`), for example --speed=10.
+    #[arg(long, value_name = "ARGUMENT", requires = "simulated", allow_hyphen_values = true)]
+    simulator: Vec<String>,
     /// No node: etcd, API server, controller manager and scheduler only.
     #[arg(long, conflicts_with = "nodes")]
     control_plane_only: bool,
@@ -204,15 +221,23 @@ fn prepare(cache: &Cache, install: bool) -> Result<()> {
 }
 
 fn up(instance: &Instance, cache: &Cache, options: &Up, global: &Global) -> Result<()> {
-    let Up { nodes, control_plane_only, memory_mib, accelerator } = *options;
+    let Up { nodes, control_plane_only, memory_mib, accelerator, .. } = *options;
+    let count = options.simulated.unwrap_or(0);
     let accelerator = match accelerator {
         Accelerate::Auto => None,
         Accelerate::Kvm => Some(Accelerator::Kvm),
         Accelerate::Tcg => Some(Accelerator::Tcg),
     };
-    let nodes = if control_plane_only { 0 } else { nodes };
+    let nodes = if control_plane_only { 0 } else { nodes.unwrap_or(u8::from(count == 0)) };
+    let mut arguments = vec![
+        format!("--cpu={}", options.simulated_cpu),
+        format!("--memory={}", options.simulated_memory),
+        format!("--pods={}", options.simulated_pods),
+    ];
+    arguments.extend(options.simulator.iter().cloned());
+    let simulated = Simulated { count, arguments };
     let size = Size { memory_mib, ..Size::default() };
-    lifecycle::up(instance, cache, &Options { nodes, size, accelerator, install: global.yes })?;
+    lifecycle::up(instance, cache, &Options { nodes, simulated, size, accelerator, install: global.yes })?;
     let name = global.name.as_deref().map(|name| format!(" --name {name}")).unwrap_or_default();
     println!("look around: cargo lab{name} kubectl get nodes,pods -A; stop it: cargo lab{name} down");
     Ok(())
@@ -229,7 +254,10 @@ fn status(instance: &Instance) -> Result<()> {
         emit(&format!("other labs: {}\n", others.join(", ")))?;
     }
     let Some(state) = instance.state()? else { bail!("lab {:?} is not up", instance.name()) };
-    emit(&format!("lab {}: {} node(s), {}\n", instance.name(), state.nodes, instance.folder().display()))?;
+    let simulated =
+        if state.simulated > 0 { format!(" and {} simulated", state.simulated) } else { String::new() };
+    let (name, nodes, folder) = (instance.name(), state.nodes, instance.folder().display());
+    emit(&format!("lab {name}: {nodes} node(s){simulated}, {folder}\n"))?;
     for (component, process) in instance.components() {
         let process = process.map_or("dead".to_owned(), |process| format!("pid {}", process.id));
         emit(&format!("  {component:<26} {process}\n"))?;

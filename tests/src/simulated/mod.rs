@@ -8,6 +8,7 @@ pub mod clock;
 pub mod faults;
 pub mod kubelet;
 pub mod node;
+pub mod programs;
 pub mod proxy;
 pub mod runtime;
 pub mod scenario;
