@@ -25,7 +25,7 @@ use optipod_tests::{
     prepare::{self, Prepared},
     product::{self, Program},
     progress::Progress,
-    registry, suite, tools,
+    registry, simulate, suite, tools,
 };
 
 /// The OptiPod lab: a real Kubernetes control plane and real nodes on this machine.
@@ -40,7 +40,7 @@ struct Cli {
 
 #[derive(Debug, Args)]
 struct Global {
-    /// Which lab: several can run side by side [default: optipod-lab; of `demo`: optipod-demo].
+    /// Which lab: several can run side by side [default: optipod-lab; `demo` and `simulate` have their own].
     #[arg(long, global = true)]
     name: Option<String>,
     /// Install missing Debian packages without asking.
@@ -63,6 +63,8 @@ enum Commands {
     Demo(demo::Options),
     /// Run every test: format, lints, unit, property, wire, chart, control plane, real node, demo.
     Test(suite::Options),
+    /// Play a scenario on simulated nodes, in a lab of its own.
+    Simulate(simulate::Options),
     /// Download and build everything that `up` needs.
     Prepare,
     /// Start a control plane and its nodes, and wait until they are ready.
@@ -182,6 +184,10 @@ fn run(global: &Global, command: Commands) -> Result<ExitCode> {
             demo::run(name, &cache()?, &options, global.yes)
         }
         Commands::Test(options) => return suite::run(&cache()?, &options, global.yes),
+        Commands::Simulate(options) => {
+            let name = global.name.as_deref().unwrap_or(simulate::NAME);
+            simulate::run(name, &cache()?, &options, global.yes)
+        }
         Commands::Prepare => prepare(&cache()?, global.yes),
         Commands::Up(options) => up(&instance()?, &cache()?, &options, global),
         Commands::Down => lifecycle::down(&instance()?),

@@ -26,9 +26,13 @@ mod scope;
 mod world;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use crate::runner::{Case, case};
 use crate::world::World;
+
+/// No case takes longer, also on a machine under load.
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Side by side.
 const TOGETHER: &[Case<World>] = &[
@@ -60,5 +64,5 @@ const ALONE: &[Case<World>] = &[
 ];
 
 fn main() -> ExitCode {
-    runner::main("coordinators", World::new, TOGETHER, ALONE)
+    runner::main("coordinators", PATIENCE, World::new, TOGETHER, ALONE)
 }

@@ -10,10 +10,14 @@ mod runner;
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use optipod_tests::simulated::scenario::Stage;
 
 use crate::runner::{Case, case};
+
+/// Simulated time is late on a machine under load, and a case plays up to three files.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 const ALONE: &[Case<Stage>] = &[
     case!(played::three_nodes_and_300_pods_are_resized_without_a_restart),
@@ -27,5 +31,5 @@ const ALONE: &[Case<Stage>] = &[
 
 fn main() -> ExitCode {
     let prepare = |lab| async { Ok(Arc::new(Stage::new(lab).await?)) };
-    runner::main("scenarios", prepare, &[], ALONE)
+    runner::main("scenarios", PATIENCE, prepare, &[], ALONE)
 }

@@ -12,9 +12,6 @@ use optipod_tests::Lab;
 use tokio::task::JoinSet;
 use tracing_subscriber::EnvFilter;
 
-/// No case takes longer, also on a machine under load.
-const PATIENCE: Duration = Duration::from_secs(180);
-
 /// A case at work.
 type Run = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
 
@@ -38,9 +35,11 @@ macro_rules! case {
 pub(crate) use case;
 
 /// Runs the cases that the command line asks for in the lab that `OPTIPOD_LAB` names, those of `together` side by side
-/// and first. `log` is the component that the lab logs this process under; `prepare` makes what the cases share.
+/// and first. A case fails after `patience`. `log` is the component that the lab logs this process under; `prepare`
+/// makes what the cases share.
 pub fn main<W, F>(
     log: &str,
+    patience: Duration,
     prepare: impl FnOnce(Lab) -> F,
     together: &'static [Case<W>],
     alone: &'static [Case<W>],
@@ -49,7 +48,7 @@ where
     W: Send + Sync + 'static,
     F: Future<Output = Result<Arc<W>>>,
 {
-    match begin(log, prepare, together, alone) {
+    match begin(log, patience, prepare, together, alone) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -61,6 +60,7 @@ where
 
 fn begin<W, F>(
     log: &str,
+    patience: Duration,
     prepare: impl FnOnce(Lab) -> F,
     together: &'static [Case<W>],
     alone: &'static [Case<W>],
@@ -86,7 +86,7 @@ where
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let world = prepare(lab).await.context("cannot prepare the cluster")?;
-        Ok(run(&world, &together, &alone).await)
+        Ok(run(&world, patience, &together, &alone).await)
     })
 }
 
@@ -98,6 +98,7 @@ fn selected<W>(case: &Case<W>, wanted: &[String]) -> bool {
 /// True when all hold.
 async fn run<W: Send + Sync + 'static>(
     world: &Arc<W>,
+    patience: Duration,
     together: &[&'static Case<W>],
     alone: &[&'static Case<W>],
 ) -> bool {
@@ -106,13 +107,13 @@ async fn run<W: Send + Sync + 'static>(
     let mut failures = Vec::new();
     let mut tasks = JoinSet::new();
     for case in together {
-        tasks.spawn(attempt(world.clone(), case));
+        tasks.spawn(attempt(world.clone(), patience, case));
     }
     while let Some(ended) = tasks.join_next().await {
         failures.extend(ended.unwrap_or_else(|error| Some(("a case", anyhow!("{error}")))));
     }
     for case in alone {
-        failures.extend(attempt(world.clone(), case).await);
+        failures.extend(attempt(world.clone(), patience, case).await);
     }
     for (name, error) in &failures {
         println!("\n---- {name} ----\n{error:#}");
@@ -127,14 +128,22 @@ async fn run<W: Send + Sync + 'static>(
     failed == 0
 }
 
-async fn attempt<W>(world: Arc<W>, case: &'static Case<W>) -> Option<(&'static str, anyhow::Error)> {
+async fn attempt<W>(
+    world: Arc<W>,
+    patience: Duration,
+    case: &'static Case<W>,
+) -> Option<(&'static str, anyhow::Error)> {
     let begin = Instant::now();
     // on a task of its own, so that a panic is a failure of this case
-    let ended = tokio::time::timeout(PATIENCE, tokio::spawn((case.run)(world))).await;
+    let running = tokio::spawn((case.run)(world));
+    let abort = running.abort_handle();
+    let ended = tokio::time::timeout(patience, running).await;
+    // what goes on would disturb the others
+    abort.abort();
     let result = match ended {
         Ok(Ok(result)) => result,
         Ok(Err(panicked)) => Err(anyhow!("{panicked}")),
-        Err(_) => Err(anyhow!("not finished after {} s", PATIENCE.as_secs())),
+        Err(_) => Err(anyhow!("not finished after {} s", patience.as_secs())),
     };
     let verdict = if result.is_ok() { "ok" } else { "FAILED" };
     println!("test {} ... {verdict} ({:.1} s)", case.name, begin.elapsed().as_secs_f64());

@@ -67,7 +67,7 @@ struct Cli {
     /// Play this scenario in the lab that OPTIPOD_LAB names, and nothing else.
     #[arg(long, value_name = "FILE")]
     play: Option<PathBuf>,
-    /// With --play: write what was asked of each pod, in order.
+    /// With --play: write what was written to each pod, in order.
     #[arg(long, value_name = "FILE", requires = "play")]
     sequences: Option<PathBuf>,
 }

@@ -16,6 +16,8 @@ pub struct Coordinators {
     settings: Settings,
     /// Through the fault proxy, as the chart's service account.
     config: Config,
+    /// Of the first one: ports follow from it.
+    first: u16,
     slots: Vec<Slot>,
     /// How many were started.
     started: u32,
@@ -27,12 +29,12 @@ enum Slot {
 }
 
 impl Coordinators {
-    /// Starts `count` of them.
+    /// Starts `count` of them, on the ports of the slots from `first` on.
     ///
     /// # Errors
     /// When one cannot be started.
-    pub fn start(count: u32, settings: Settings, config: Config) -> Result<Self> {
-        let mut coordinators = Self { settings, config, slots: Vec::new(), started: 0 };
+    pub fn start(first: u16, count: u32, settings: Settings, config: Config) -> Result<Self> {
+        let mut coordinators = Self { settings, config, first, slots: Vec::new(), started: 0 };
         for slot in 0..u16::try_from(count).unwrap_or(u16::MAX) {
             let runs = coordinators.start_one(slot)?;
             coordinators.slots.push(runs);
@@ -44,7 +46,7 @@ impl Coordinators {
         self.started += 1;
         let (name, config) = (format!("coordinator-{}", self.started), self.config.clone());
         let client = move || Ok(Client::try_from(config)?);
-        let coordinator = Coordinator::start(slot, &name, self.settings.clone(), client)?;
+        let coordinator = Coordinator::start(self.first + slot, &name, self.settings.clone(), client)?;
         Ok(Slot::Runs { coordinator, name })
     }
 

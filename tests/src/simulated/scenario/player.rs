@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -46,8 +47,10 @@ const LEADS: Duration = Duration::from_secs(60);
 const READY: (Duration, Duration) = (Duration::from_secs(90), Duration::from_millis(100));
 /// Real time for objects that are refused at first: a namespace's account, a quota's count appear a moment later.
 const ACCEPTED: Duration = Duration::from_secs(30);
-/// Lease of coordinators, real time.
-const LEASE: Duration = Duration::from_secs(4);
+/// Lease of coordinators, real time: a busy machine is no reason to lose it.
+const LEASE: Duration = Duration::from_secs(8);
+/// Pairs of ports that coordinators take in turn.
+const PORT_SETS: u16 = 40;
 /// Simulated time after which a lost node is given up: the controller manager's own patience is real time.
 const GIVEN_UP: Duration = Duration::from_secs(40);
 /// Real time until what is deleted is gone.
@@ -67,6 +70,8 @@ pub struct Stage {
     client: Client,
     /// The chart's service account.
     identity: Config,
+    /// Scenarios played.
+    played: AtomicU16,
 }
 
 impl Stage {
@@ -100,7 +105,7 @@ impl Stage {
         let token = lab.kubectl(&["create", "token", "optipod-coordinator", "--namespace", OWN_NAMESPACE])?;
         let mut identity = config.clone();
         identity.auth_info = serde_json::from_value(json!({ "token": token.trim() }))?;
-        Ok(Self { lab, config, client, identity })
+        Ok(Self { lab, config, client, identity, played: AtomicU16::new(0) })
     }
 
     /// Plays a scenario from nothing to its end, and cleans up.
@@ -127,8 +132,12 @@ impl Stage {
         // at the speed of real time every second as the product does, and never too often for this machine
         let interval = Duration::from_secs((FRAME * scenario.speed).as_secs().clamp(1, 15));
         let settings = Settings { lease: LEASE, frame_interval: interval, clock: wall.clock() };
-        let coordinators =
-            Coordinators::start(scenario.coordinators, settings, proxy.config(&self.identity)?)?;
+        let coordinators = Coordinators::start(
+            self.ports(),
+            scenario.coordinators,
+            settings,
+            proxy.config(&self.identity)?,
+        )?;
         let service = Service::start(coordinators.addresses()).await?;
         until_led(&coordinators).await?;
         let folder = self.cgroups();
@@ -189,6 +198,11 @@ impl Stage {
         drop(play.coordinators);
         play.fleet.stop().await?;
         Ok(report)
+    }
+
+    /// Ports that the coordinators of the scenario before do not hold: a killed one closes its own a moment later.
+    fn ports(&self) -> u16 {
+        self.played.fetch_add(1, Ordering::Relaxed) % PORT_SETS * 2
     }
 
     fn cgroups(&self) -> PathBuf {
