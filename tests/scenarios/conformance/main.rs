@@ -54,7 +54,7 @@ fn run() -> Result<bool> {
             Side::new(&client, "conformance-real", &real, &image),
             Side::new(&client, "conformance-simulated", &simulated, &image),
         ];
-        play(&sides).await
+        Box::pin(play(&sides)).await
     })
 }
 
@@ -83,14 +83,14 @@ async fn play(sides: &[Side; 2]) -> Result<bool> {
     let asked = |name: &str| words.is_empty() || words.iter().any(|word| name.contains(word.as_str()));
     let cases: Vec<_> = CASES.iter().filter(|case| asked(case.name)).collect();
     for side in sides {
-        with_namespace(side, script::pull_image(side)).await?;
+        Box::pin(with_namespace(side, script::pull_image(side))).await?;
     }
     let begin = Instant::now();
     println!("\nrunning {} tests", cases.len());
     let (alone, together): (Vec<&Case>, Vec<&Case>) = cases.iter().copied().partition(|case| case.alone);
     let mut results = join_all(together.into_iter().map(|case| attempt(case, sides))).await;
     for case in alone {
-        results.push(attempt(case, sides).await);
+        results.push(Box::pin(attempt(case, sides)).await);
     }
     let failures: Vec<_> = results.into_iter().flatten().collect();
     for (name, error) in &failures {

@@ -57,18 +57,17 @@ impl Recorder {
     pub async fn settled(&self) {
         loop {
             let since = self.lock().1.elapsed();
-            if since >= QUIET {
-                return;
+            match QUIET.checked_sub(since) {
+                Some(left) if !left.is_zero() => tokio::time::sleep(left).await,
+                _ => return,
             }
-            tokio::time::sleep(QUIET - since).await;
         }
     }
 
     /// Ends the watch.
     pub fn stop(self) -> History {
         self.tasks.iter().for_each(JoinHandle::abort);
-        let history = self.lock().0.clone();
-        history
+        self.lock().0.clone()
     }
 }
 

@@ -213,15 +213,15 @@ pub async fn play(case: &Case, side: &Side) -> Result<Played> {
                 start(side, &recorder, given).await?;
                 left.push(given.name);
             }
-            Step::Resize(name, size, expect) => {
-                refusals.extend(resize(side, &recorder, name, *size, *expect).await?);
+            Step::Resize(name, wanted, expect) => {
+                refusals.extend(resize(side, &recorder, name, *wanted, *expect).await?);
             }
             Step::Delete(name) => {
                 left.retain(|pod| pod != name);
                 delete(side, &recorder, name).await?;
             }
-            Step::ResizeAndDelete(name, size) => {
-                patch(side, name, *size).await?;
+            Step::ResizeAndDelete(name, wanted) => {
+                patch(side, name, *wanted).await?;
                 left.retain(|pod| pod != name);
                 delete(side, &recorder, name).await?;
             }
@@ -275,8 +275,8 @@ async fn start(side: &Side, recorder: &Recorder, given: &Given) -> Result<()> {
     Ok(())
 }
 
-async fn patch(side: &Side, name: &str, size: Size) -> Result<(), kube::Error> {
-    let patch = json!({"spec": {"containers": [{"name": "c", "resources": size.json()}]}});
+async fn patch(side: &Side, name: &str, wanted: Size) -> Result<(), kube::Error> {
+    let patch = json!({"spec": {"containers": [{"name": "c", "resources": wanted.json()}]}});
     side.pods().patch_resize(name, &PatchParams::default(), &Patch::Strategic(patch)).await.map(drop)
 }
 
@@ -285,10 +285,10 @@ async fn resize(
     side: &Side,
     recorder: &Recorder,
     name: &str,
-    size: Size,
+    wanted: Size,
     expect: Expect,
 ) -> Result<Option<Value>> {
-    match (patch(side, name, size).await, expect) {
+    match (patch(side, name, wanted).await, expect) {
         (Err(kube::Error::Api(status)), Expect::Refused) => return Ok(Some(serde_json::to_value(status)?)),
         (Ok(()), Expect::Refused) => bail!("the API server accepts another size of {name}"),
         (Err(error), _) => return Err(error.into()),
@@ -296,18 +296,17 @@ async fn resize(
     }
     until(&format!("{name} is as expected"), || async {
         let Some(pod) = recorder.pod(name) else { return Ok(None) };
-        let seen = match expect {
-            Expect::Condition(kind, reason) => condition(&pod, kind).is_some_and(|c| c["reason"] == reason),
-            _ => {
-                let actual = &pod["status"]["containerStatuses"][0]["resources"];
-                let wanted = &pod["spec"]["containers"][0]["resources"];
-                let generations = (&pod["metadata"]["generation"], &pod["status"]["observedGeneration"]);
-                actual == wanted
-                    && *wanted == size.json()
-                    && generations.0 == generations.1
-                    && condition(&pod, "PodResizeInProgress").is_none()
-                    && condition(&pod, "PodResizePending").is_none()
-            }
+        let seen = if let Expect::Condition(kind, reason) = expect {
+            condition(&pod, kind).is_some_and(|c| c["reason"] == reason)
+        } else {
+            let actual = &pod["status"]["containerStatuses"][0]["resources"];
+            let specified = &pod["spec"]["containers"][0]["resources"];
+            let generations = (&pod["metadata"]["generation"], &pod["status"]["observedGeneration"]);
+            actual == specified
+                && *specified == wanted.json()
+                && generations.0 == generations.1
+                && condition(&pod, "PodResizeInProgress").is_none()
+                && condition(&pod, "PodResizePending").is_none()
         };
         Ok(seen.then_some(()))
     })

@@ -64,7 +64,7 @@ struct Cli {
     /// Folder for the logs and credentials of these processes.
     #[arg(long, value_name = "FOLDER")]
     logs: Option<PathBuf>,
-    /// Play this scenario in the lab that OPTIPOD_LAB names, and nothing else.
+    /// Play this scenario in the lab that `OPTIPOD_LAB` names, and nothing else.
     #[arg(long, value_name = "FILE")]
     play: Option<PathBuf>,
     /// With --play: write what was written to each pod, in order.

@@ -104,7 +104,7 @@ fn in_lab(instance: &Instance, cache: &Cache, options: &Options, yes: bool) -> R
         "a control plane and a node"
     });
     let lab = lifecycle::Options { install: yes, ..lifecycle::Options::default() };
-    lifecycle::up(instance, cache, &if simulated { simulated_nodes(lab) } else { lab })?;
+    lifecycle::up(instance, cache, &if simulated { simulated_nodes(&lab) } else { lab })?;
     if simulated {
         println!("{SIMULATED}");
     }
@@ -129,9 +129,9 @@ fn in_lab(instance: &Instance, cache: &Cache, options: &Options, yes: bool) -> R
 }
 
 /// One node for each of the coordinators.
-fn simulated_nodes(lab: lifecycle::Options) -> lifecycle::Options {
+fn simulated_nodes(lab: &lifecycle::Options) -> lifecycle::Options {
     let simulated = lifecycle::Simulated { count: 2, ..lifecycle::Simulated::default() };
-    lifecycle::Options { nodes: 0, simulated, ..lab }
+    lifecycle::Options { nodes: 0, simulated, ..lab.clone() }
 }
 
 fn on_context(context: &str, cache: &Cache, options: &Options, yes: bool) -> Result<()> {

@@ -101,7 +101,7 @@ impl Kubelets {
     /// It is `now`: does what is due. Whoever owns the clock calls this.
     pub fn advance(&self, now: Now) {
         self.lock().now = now;
-        self.change(|fleet, now, work| fleet.tick(now, work));
+        self.change(Fleet::tick);
     }
 
     /// A container ended by itself, with this code and reason.
@@ -289,7 +289,8 @@ impl Writer {
         let deleted = pod.object.metadata.deletion_timestamp.is_some();
         // whoever ended before this process began keeps the status that it has
         let earlier = pod.stage == Stage::Ended && pod.kept.is_none();
-        let known = matches!(shown["phase"].as_str(), Some("Succeeded" | "Failed")) && earlier;
+        let phase = pod.object.status.as_ref().and_then(|status| status.phase.as_deref());
+        let known = matches!(phase, Some("Succeeded" | "Failed")) && earlier;
         match difference(&shown, &status(node, pod, state.now)) {
             Some(change) if !known => {
                 let patch = json!({"metadata": {"uid": uid}, "status": change});
@@ -329,7 +330,7 @@ impl Writer {
                     Err(error) => Err(kube::Error::SerdeError(error)),
                 }
             } else {
-                let patch = json!({"count": body["count"], "lastTimestamp": body["lastTimestamp"]});
+                let patch = json!({"count": body.get("count"), "lastTimestamp": body.get("lastTimestamp")});
                 api.patch(&event, &PatchParams::default(), &Patch::Merge(patch)).await.map(drop)
             };
             // nothing depends on an Event; a namespace that goes away takes none
@@ -351,11 +352,10 @@ fn event_body(
 ) -> Value {
     let second = k8s_openapi::jiff::Timestamp::from_second(now.wall.as_second()).unwrap_or(now.wall);
     let time = second.to_string();
-    let mut about =
-        json!({"apiVersion": "v1", "kind": "Pod", "namespace": namespace, "name": pod, "uid": uid});
-    if let Some(field) = &notice.field {
-        about["fieldPath"] = json!(field);
-    }
+    let about = json!({
+        "apiVersion": "v1", "kind": "Pod", "namespace": namespace, "name": pod, "uid": uid,
+        "fieldPath": notice.field,
+    });
     json!({
         "metadata": {"name": name, "namespace": namespace},
         "involvedObject": about,

@@ -100,28 +100,28 @@ impl NodeAgent {
         if self.pods.contains_key(&uid) {
             self.change(&uid, pod, now, out);
         } else {
-            self.add(uid, pod, now, out);
+            self.add(&uid, pod, now, out);
         }
     }
 
-    fn add(&mut self, uid: String, pod: Pod, now: Now, out: &mut Output) {
+    fn add(&mut self, uid: &str, pod: Pod, now: Now, out: &mut Output) {
         let (namespace, name) = (pod.namespace().unwrap_or_default(), pod.name_any());
         let incarnation = self.incarnations.entry((namespace, name)).or_default();
-        let mut worker = Worker::new(pod, uid.clone(), *incarnation, now, &self.setup.delays);
+        let mut worker = Worker::new(pod, uid.to_owned(), *incarnation, now, &self.setup.delays);
         *incarnation += 1;
         let phase = worker.object.status.as_ref().and_then(|status| status.phase.clone());
         if matches!(phase.as_deref(), Some("Succeeded" | "Failed")) {
             // it ended before this process began
             worker.stage = Stage::Ended;
         } else if let Err(Refused { reason, message }) =
-            self.allocations.admit(&uid, desired_of(&worker.object), None)
+            self.allocations.admit(uid, desired_of(&worker.object), None)
         {
             let notice = Notice::new(EventKind::Rejected(reason.clone()), message.clone());
-            out.notices.push((uid.clone(), notice));
+            out.notices.push((uid.to_owned(), notice));
             worker.stage = Stage::Rejected { reason, message: format!("Pod was rejected: {message}") };
         }
-        self.pods.insert(uid.clone(), worker);
-        self.sync(&uid, now, out);
+        self.pods.insert(uid.to_owned(), worker);
+        self.sync(uid, now, out);
     }
 
     fn change(&mut self, uid: &str, pod: Pod, now: Now, out: &mut Output) {
@@ -166,20 +166,18 @@ impl NodeAgent {
     /// A timer went off; without a pod, that of deferred resizes.
     pub fn wake(&mut self, uid: Option<&str>, now: Now, out: &mut Output) {
         match uid {
-            Some(uid)
-                if self
-                    .pods
-                    .get(uid)
-                    .is_some_and(|worker| worker.due.is_some_and(|due| due <= now.simulated)) =>
-            {
-                self.sync(uid, now, out);
+            Some(uid) => {
+                let due = self.pods.get(uid).and_then(|worker| worker.due);
+                if due.is_some_and(|due| due <= now.simulated) {
+                    self.sync(uid, now, out);
+                }
             }
-            Some(_) => {}
-            None if self.retry.is_some_and(|at| at <= now.simulated) => {
-                self.retry = None;
-                self.try_deferred(now, out);
+            None => {
+                if self.retry.is_some_and(|at| at <= now.simulated) {
+                    self.retry = None;
+                    self.try_deferred(now, out);
+                }
             }
-            None => {}
         }
     }
 

@@ -63,9 +63,9 @@ fn merged(old: &Value, new: &Value, key: &str) -> Option<(Value, Value)> {
         match find(&old, &item[key]) {
             None => changes.push(item.clone()),
             Some(before) => {
-                if let Some(mut change) = field(&before, item) {
-                    change[key] = item[key].clone();
-                    changes.push(change);
+                if let Some(Value::Object(mut change)) = field(&before, item) {
+                    change.insert(key.to_owned(), item[key].clone());
+                    changes.push(Value::Object(change));
                 }
             }
         }

@@ -121,10 +121,11 @@ mod tests {
 
     #[test]
     fn init_containers_count_beside_the_sidecars_before_them_and_the_rest_together() {
+        use Kind::{Init, Regular, Sidecar};
+
         let cpu = |values: &[u64], kinds: &[Kind]| {
             total(&slots(kinds), |name| Amount { cpu: values[name.parse::<usize>().unwrap()], memory: 0 }).cpu
         };
-        use Kind::{Init, Regular, Sidecar};
         assert_eq!(cpu(&[100, 200], &[Regular, Regular]), 300);
         assert_eq!(cpu(&[500, 200], &[Init, Regular]), 500);
         assert_eq!(cpu(&[100, 500, 200], &[Sidecar, Init, Regular]), 600);

@@ -191,12 +191,12 @@ fn mounts(container: &Container) -> Option<Vec<Value>> {
     let mounts = container.spec.volume_mounts.as_ref().filter(|mounts| !mounts.is_empty())?;
     let status = |mount: &k8s_openapi::api::core::v1::VolumeMount| {
         let read_only = mount.read_only.unwrap_or(false);
-        let mut status = json!({"name": mount.name, "mountPath": mount.mount_path});
+        let (name, path) = (&mount.name, &mount.mount_path);
         if read_only {
-            status["readOnly"] = json!(true);
-            status["recursiveReadOnly"] = json!("Disabled");
+            json!({"name": name, "mountPath": path, "readOnly": true, "recursiveReadOnly": "Disabled"})
+        } else {
+            json!({"name": name, "mountPath": path})
         }
-        status
     };
     Some(mounts.iter().map(status).collect())
 }
