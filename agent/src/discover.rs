@@ -148,9 +148,6 @@ impl Discovery {
     /// # Errors
     /// When the mount is not cgroup v2.
     pub fn new(mount: &Path) -> Result<Self, DiscoverError> {
-        if !mount.join("cgroup.controllers").is_file() {
-            return Err(DiscoverError::NotCgroup2 { path: mount.to_owned() });
-        }
         let inotify = match inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK) {
             Ok(inotify) => Some(inotify),
             Err(error) => {
@@ -158,6 +155,22 @@ impl Discovery {
                 None
             }
         };
+        Self::with_events(mount, inotify)
+    }
+
+    /// The same without the kernel's events, whose queues are counted per user: what comes and goes is found by listing
+    /// once a second.
+    ///
+    /// # Errors
+    /// When the mount is not cgroup v2.
+    pub fn by_listing(mount: &Path) -> Result<Self, DiscoverError> {
+        Self::with_events(mount, None)
+    }
+
+    fn with_events(mount: &Path, inotify: Option<OwnedFd>) -> Result<Self, DiscoverError> {
+        if !mount.join("cgroup.controllers").is_file() {
+            return Err(DiscoverError::NotCgroup2 { path: mount.to_owned() });
+        }
         Ok(Self {
             mount: mount.to_owned(),
             inotify,

@@ -9,6 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use optipod_common::frame::Frame;
+use optipod_common::time::Clock;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use thiserror::Error;
 use tokio::net::TcpListener;
@@ -26,6 +27,9 @@ use crate::sampler::{Sampler, SamplerOptions, next_deadline};
 use crate::transport::Transport;
 use crate::uplink::{Connect, Phase, Uplink, UplinkOptions};
 use crate::{clock, own};
+
+/// Descriptors that a node may need: three for each of 250 containers, their sandboxes and pods, and some more.
+const KEPT_DESCRIPTORS: u64 = 2500;
 
 /// Why the agent does not run.
 #[derive(Debug, Error)]
@@ -77,7 +81,7 @@ pub async fn run_with(
     connector: impl Connect,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), AgentError> {
-    raise_descriptor_limit();
+    let keeps_descriptors = raise_descriptor_limit();
     let epoch = u64::try_from(clock::wall().unix_micros()).unwrap_or(1).max(1);
     let metrics = Arc::new(Metrics::new(config.metrics_max_containers));
     own::describe_host(&metrics);
@@ -95,7 +99,10 @@ pub async fn run_with(
         reading_clock: Some(clock::monotonic),
     };
     let discovery = Discovery::new(&config.cgroup_root)?;
-    let sampler = Sampler::new(options, discovery, Arc::clone(&metrics));
+    let mut sampler = Sampler::new(options, discovery, Arc::clone(&metrics));
+    if !keeps_descriptors {
+        sampler.open_for_each_reading();
+    }
     let listener = TcpListener::bind(config.listen)
         .await
         .map_err(|source| AgentError::Listen { address: config.listen, source })?;
@@ -118,7 +125,7 @@ pub async fn run_with(
         node: config.node_name,
         epoch,
         address: config.coordinator_address,
-        wall: clock::wall,
+        wall: Clock::new(clock::wall),
     };
     let uplink =
         Uplink::new(uplink_options, connector, ring, Arc::clone(&metrics), interval, phase_of_uplink);
@@ -221,12 +228,23 @@ impl Sampling {
     }
 }
 
-/// Three descriptors per cgroup are held: 1,024 would be enough for 300 of them.
-fn raise_descriptor_limit() {
+/// Raises the limit of descriptors as far as it goes. False when it stays too low to keep any.
+fn raise_descriptor_limit() -> bool {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    if current != maximum
-        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
-    {
-        warn!(%error, ?current, "descriptor limit stays");
+    let limit = match setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        Ok(()) => maximum,
+        Err(error) => {
+            warn!(%error, ?current, "descriptor limit stays");
+            current
+        }
+    };
+    let enough = limit.is_none_or(|limit| limit >= KEPT_DESCRIPTORS);
+    if !enough {
+        warn!(
+            ?limit,
+            enough = KEPT_DESCRIPTORS,
+            "few descriptors: files are opened for each reading, which costs more CPU"
+        );
     }
+    enough
 }

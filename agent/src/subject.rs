@@ -70,7 +70,7 @@ impl State {
 
 /// Opens a cgroup; `None` when nothing lives in it.
 fn attempt(path: &Path, buffer: &mut Buffer, report: Report<'_>) -> Result<Option<Open>, ReadError> {
-    let dir = CgroupDir::open(path)?;
+    let dir = CgroupDir::open(path, buffer)?;
     if let Ok(false) = dir.read_once("cgroup.events", buffer, parse::populated) {
         return Ok(None);
     }

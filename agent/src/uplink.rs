@@ -7,7 +7,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use optipod_common::time::Timestamp;
+use optipod_common::time::{Clock, Timestamp};
 use optipod_proto::v1::agent_message::Body as Up;
 use optipod_proto::v1::coordinator_message::Body as Down;
 use optipod_proto::v1::telemetry_client::TelemetryClient;
@@ -53,8 +53,8 @@ pub struct UplinkOptions {
     pub epoch: u64,
     /// `host:port` of the coordinator's Service.
     pub address: String,
-    /// `CLOCK_REALTIME`; tests skew it.
-    pub wall: fn() -> Timestamp,
+    /// `CLOCK_REALTIME` of the node.
+    pub wall: Clock,
 }
 
 /// How the process is going.
@@ -208,7 +208,7 @@ impl<C: Connect> Uplink<C> {
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
         let (outbox, messages) = mpsc::channel(OUTBOX);
-        let sent = (self.options.wall)();
+        let sent = self.options.wall.now();
         let hello = self.hello(sent);
         let oldest = hello.oldest_sequence;
         outbox.send(message(Up::Hello(hello))).await.map_err(|_| End::Closed)?;
@@ -218,7 +218,7 @@ impl<C: Connect> Uplink<C> {
             Ok::<_, Status>((inbox, first))
         };
         let (inbox, first) = timeout(HANDSHAKE_TIMEOUT, answer).await.map_err(|_| End::Silent)??;
-        let received = (self.options.wall)();
+        let received = self.options.wall.now();
         match first.and_then(|m| m.body) {
             Some(Down::Welcome(welcome)) => {
                 let sync = clock_sync(sent, &welcome, received);

@@ -10,7 +10,7 @@ use optipod_agent::metrics::Metrics;
 use optipod_agent::ring::{Ring, RingLimits};
 use optipod_agent::uplink::{Connect, Phase, Uplink, UplinkOptions};
 use optipod_common::frame::Frame;
-use optipod_common::time::Timestamp;
+use optipod_common::time::{Clock, Timestamp};
 use optipod_proto::v1::agent_message::Body as Up;
 use optipod_proto::v1::coordinator_message::Body as Down;
 use optipod_proto::v1::telemetry_server::{Telemetry, TelemetryServer};
@@ -151,7 +151,7 @@ impl Lab {
             node: "n1".to_owned(),
             epoch: EPOCH,
             address: "service:1".to_owned(),
-            wall: optipod_agent::clock::wall,
+            wall: Clock::new(optipod_agent::clock::wall),
         };
         let uplink =
             Uplink::new(options, pipe, Arc::clone(&ring), Arc::clone(&metrics), interval_out, phase_in);

@@ -228,7 +228,9 @@ mod tests {
         ) {
             let ring = |records: &[(i64, u64, bool)]| {
                 let mut peaks = MinutePeaks::default();
-                records.iter().for_each(|(at, value, censored)| peaks.record(minute(*at), *value, *censored));
+                for (at, value, censored) in records {
+                    peaks.record(minute(*at), *value, *censored);
+                }
                 peaks
             };
             let whole = ring(&sorted);
@@ -243,7 +245,9 @@ mod tests {
         #[test]
         fn a_slot_has_the_maximum_of_its_minute(values in prop::collection::vec(0..1000_u64, 1..20)) {
             let mut peaks = MinutePeaks::default();
-            values.iter().for_each(|value| peaks.record(minute(5), *value, false));
+            for value in &values {
+                peaks.record(minute(5), *value, false);
+            }
             prop_assert_eq!(peaks.highest(minute(5), MINUTE), values.iter().copied().max());
         }
     }

@@ -110,25 +110,21 @@ impl StartProfile {
         if age > LONGEST_START * 2 || cpu.is_empty() {
             return;
         }
-        let start = match self.starts.iter_mut().position(|s| s.container == container) {
-            Some(at) => self.starts.get_mut(at),
-            None => {
-                let fresh = Start {
-                    container,
-                    at: started,
-                    cpu: UsageHistogram::new(cpu.slot_millis()),
-                    memory: 0,
-                    course: Vec::new(),
-                };
-                let at = self.starts.partition_point(|s| (s.at, s.container) < (started, container));
-                self.starts.insert(at, fresh);
-                if self.starts.len() > STARTS {
-                    self.starts.remove(0);
-                }
-                self.starts.iter_mut().find(|s| s.container == container)
+        if !self.starts.iter().any(|s| s.container == container) {
+            let fresh = Start {
+                container,
+                at: started,
+                cpu: UsageHistogram::new(cpu.slot_millis()),
+                memory: 0,
+                course: Vec::new(),
+            };
+            let at = self.starts.partition_point(|s| (s.at, s.container) < (started, container));
+            self.starts.insert(at, fresh);
+            if self.starts.len() > STARTS {
+                self.starts.remove(0);
             }
-        };
-        let Some(start) = start else { return };
+        }
+        let Some(start) = self.starts.iter_mut().find(|s| s.container == container) else { return };
         if phase == Phase::Startup {
             // unlike slot lengths never merge: the agent changed its rate in the middle of a start
             if start.cpu.merge(cpu).is_err() {

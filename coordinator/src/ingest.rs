@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use futures::Stream;
 use optipod_common::frame::Frame;
-use optipod_common::time::Timestamp;
+use optipod_common::time::{Clock, Timestamp};
 use optipod_proto::v1::telemetry_server::{Telemetry, TelemetryServer};
 use optipod_proto::v1::{
     Ack, AgentMessage, CoordinatorMessage, Hello, NotLeader, Welcome, agent_message, coordinator_message,
@@ -66,17 +66,19 @@ pub struct IngestService {
     leadership: watch::Receiver<Leadership>,
     frame_interval: Duration,
     metrics: Metrics,
+    clock: Clock,
 }
 
 impl IngestService {
-    /// A service that hands frames to `engine` while this process leads.
+    /// A service that hands frames to `engine` while this process leads. Frames are dated by `clock`.
     pub fn new(
         engine: mpsc::Sender<Ingest>,
         leadership: watch::Receiver<Leadership>,
         frame_interval: Duration,
         metrics: Metrics,
+        clock: Clock,
     ) -> Self {
-        Self { engine, leadership, frame_interval, metrics }
+        Self { engine, leadership, frame_interval, metrics, clock }
     }
 
     /// As a tonic service with the wire's message limits.
@@ -118,7 +120,7 @@ impl IngestService {
         let hello = tokio::time::timeout(HELLO_TIMEOUT, messages.message())
             .await
             .map_err(|_| Status::deadline_exceeded("no Hello within 10 s"))??;
-        let received = unix_micros();
+        let received = self.clock.now().unix_micros();
         let Some(agent_message::Body::Hello(hello)) = hello.and_then(|m| m.body) else {
             return Err(Status::invalid_argument("the first message of a stream must be Hello"));
         };
@@ -135,7 +137,7 @@ impl IngestService {
             protocol_version: PROTOCOL_VERSION,
             resume_sequence,
             hello_received_unix_micros: received,
-            sent_unix_micros: unix_micros(),
+            sent_unix_micros: self.clock.now().unix_micros(),
             frame_interval_millis: u32::try_from(self.frame_interval.as_millis()).unwrap_or(0),
         };
         send(answers, coordinator_message::Body::Welcome(welcome)).await?;
@@ -189,7 +191,7 @@ impl IngestService {
                 if sequence == 0 {
                     return Ok(());
                 }
-                nothing_in(epoch, sequence)
+                nothing_in(epoch, sequence, self.clock.now())
             }
         };
         frame.start = frame.start.shifted(offset_micros);
@@ -218,8 +220,7 @@ async fn send(answers: &Answers, body: coordinator_message::Body) -> Result<(), 
 
 /// Stands for a frame that cannot be read. It never will be, so its sequence counts as seen: a gap would hold back the
 /// acknowledgement of all that follows, and the agent would send it again on every stream.
-fn nothing_in(epoch: u64, sequence: u64) -> Frame {
-    let at = now();
+const fn nothing_in(epoch: u64, sequence: u64, at: Timestamp) -> Frame {
     Frame {
         epoch,
         sequence,
@@ -259,12 +260,7 @@ fn check_hello(hello: &Hello) -> Result<(), Status> {
     Ok(())
 }
 
-/// The coordinator's wall clock, unix microseconds.
-fn unix_micros() -> i64 {
-    now().unix_micros()
-}
-
-/// The coordinator's wall clock.
+/// The wall clock of this machine.
 pub fn now() -> Timestamp {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp::from_unix_micros(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))

@@ -142,7 +142,7 @@ pub fn merge(status: &mut RecommendationStatus, stored: &RecommendationStatus) {
             status.history.push(entry.clone());
         }
     }
-    status.history.sort_by(|a, b| b.time.0.cmp(&a.time.0));
+    status.history.sort_by_key(|entry| std::cmp::Reverse(entry.time.0));
     status.history.truncate(MAX_HISTORY);
     status.last_applied = status.last_applied.take().or_else(|| stored.last_applied.clone());
     if stored.recommended == status.recommended {

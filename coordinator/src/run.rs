@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use kube::Client;
+use optipod_common::time::Clock;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::TcpListenerStream;
@@ -46,6 +47,20 @@ const KEEPALIVE: Duration = Duration::from_secs(10);
 /// # Errors
 /// When something cannot be started, or a part that must live has ended.
 pub async fn run(config: Config, client: Client, shutdown: impl Future<Output = ()>) -> Result<()> {
+    run_with(config, client, Clock::new(now), shutdown).await
+}
+
+/// The same with a clock of the caller: what is decided, and how frames are dated, follows it. Leadership, Events and
+/// whatever else concerns the API server stay with real time.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_with(
+    config: Config,
+    client: Client,
+    clock: Clock,
+    shutdown: impl Future<Output = ()>,
+) -> Result<()> {
     config.check().map_err(anyhow::Error::msg)?;
     let metrics = Metrics::new()?;
     let health = Health::default();
@@ -68,8 +83,13 @@ pub async fn run(config: Config, client: Client, shutdown: impl Future<Output = 
         duration: config.lease_duration,
         renew: config.renew_interval,
     };
-    let service =
-        IngestService::new(ingest_sender, leadership.clone(), config.frame_interval, metrics.clone());
+    let service = IngestService::new(
+        ingest_sender,
+        leadership.clone(),
+        config.frame_interval,
+        metrics.clone(),
+        clock.clone(),
+    );
     let settings = Settings {
         namespace: config.namespace.clone(),
         dry_run: config.dry_run,
@@ -82,6 +102,7 @@ pub async fn run(config: Config, client: Client, shutdown: impl Future<Output = 
         desk: Desk::new(client.clone(), &config.pod_name),
         leadership: leadership.clone(),
         health: health.clone(),
+        clock,
     };
     info!(listen = %telemetry.local_addr()?, admin = %admin.local_addr()?, dry_run = config.dry_run, "coordinator starts");
 
@@ -140,6 +161,7 @@ struct EngineTask {
     desk: Desk,
     leadership: watch::Receiver<Leadership>,
     health: Health,
+    clock: Clock,
 }
 
 impl EngineTask {
@@ -156,20 +178,20 @@ impl EngineTask {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let due = tokio::select! {
-                Some(change) = changes.recv() => { self.engine.on_change(change, now()); Vec::new() }
+                Some(change) = changes.recv() => { self.engine.on_change(change, self.clock.now()); Vec::new() }
                 Some(message) = ingest.recv() => {
                     self.lead();
-                    self.engine.on_ingest(message, now());
+                    self.engine.on_ingest(message, self.clock.now());
                     Vec::new()
                 }
-                Some((request, answer)) = answered.recv() => self.engine.on_answer(request, answer, now()),
+                Some((request, answer)) = answered.recv() => self.engine.on_answer(request, answer, self.clock.now()),
                 _ = ticks.tick() => {
                     self.lead();
                     self.health.turned();
                     if self.engine.index().synced() {
                         self.health.set_ready();
                     }
-                    self.engine.tick(now())
+                    self.engine.tick(self.clock.now())
                 }
                 _ = stopped.changed() => return,
             };
@@ -183,7 +205,7 @@ impl EngineTask {
 
     fn lead(&mut self) {
         let leads = self.leadership.borrow().holds(Instant::now());
-        self.engine.on_leadership(leads, now());
+        self.engine.on_leadership(leads, self.clock.now());
     }
 
     /// Effects run beside the engine: statuses and Events in order, patches in parallel.

@@ -225,13 +225,12 @@ proptest! {
         let Decision::Hold { held, would } = decided(&policy, &pod, &uses, &at) else {
             return Err(TestCaseError::fail("changed"));
         };
-        match for_real {
-            Decision::Resize { plan, .. } => {
-                prop_assert_eq!(would, Some(plan));
-                let expected = if dry { Reason::DryRun } else { Reason::ModeRecommend };
-                prop_assert_eq!(held[0].reason, expected);
-            }
-            _ => prop_assert_eq!(would, None),
+        if let Decision::Resize { plan, .. } = for_real {
+            prop_assert_eq!(would, Some(plan));
+            let expected = if dry { Reason::DryRun } else { Reason::ModeRecommend };
+            prop_assert_eq!(held[0].reason, expected);
+        } else {
+            prop_assert_eq!(would, None);
         }
     }
 

@@ -22,6 +22,7 @@ use optipod_common::quantity::Bytes;
 use optipod_common::resources::QosClass;
 use optipod_common::sample::CpuCounters;
 use optipod_common::store::Evidence;
+use optipod_common::time::Clock;
 use optipod_coordinator::engine::Engine;
 use optipod_coordinator::index::{Change, Delta};
 use optipod_coordinator::ingest::{IngestService, now};
@@ -74,7 +75,7 @@ impl Sums {
         Self {
             counters: evidence.counters,
             oom_kills: evidence.oom_kills,
-            cpu: shape(&evidence.cpu),
+            cpu: shape(evidence.cpu_seconds().unwrap()),
             memory: shape(&evidence.memory),
         }
     }
@@ -196,7 +197,8 @@ impl Coordinator {
         }
         let (leadership, watched) = watch::channel(leadership);
         let (sender, mut ingest) = mpsc::channel(4);
-        let service = IngestService::new(sender, watched.clone(), FRAME_INTERVAL, metrics.clone());
+        let clock = Clock::new(now);
+        let service = IngestService::new(sender, watched.clone(), FRAME_INTERVAL, metrics.clone(), clock);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut tasks = JoinSet::new();
@@ -371,7 +373,7 @@ impl Agent {
             node: NODE.to_owned(),
             epoch,
             address: address.to_string(),
-            wall: optipod_agent::clock::wall,
+            wall: Clock::new(optipod_agent::clock::wall),
         };
         let connection = Uplink::new(
             options,

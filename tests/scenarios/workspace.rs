@@ -243,3 +243,46 @@ fn tls_has_one_provider() {
     }
     assert_eq!(found, 1, "versions of rustls in the graph");
 }
+
+/// Rows of a Markdown table whose first cell is code: the cells without that code's back-ticks.
+fn rows(text: &str) -> Vec<Vec<String>> {
+    let cells = |line: &str| -> Vec<String> {
+        line.trim_matches('|').split(" | ").map(|cell| cell.trim().trim_matches('`').to_owned()).collect()
+    };
+    text.lines().filter(|line| line.starts_with("| `")).map(cells).collect()
+}
+
+/// `# -- meaning` above a key, as helm-docs reads it: dotted path and meaning.
+fn described_values(yaml: &str) -> Vec<(String, String)> {
+    let (mut path, mut meaning, mut found) = (Vec::<(usize, String)>::new(), None, Vec::new());
+    for line in yaml.lines() {
+        let indent = line.len() - line.trim_start().len();
+        let line = line.trim_start();
+        if let Some(text) = line.strip_prefix("# -- ") {
+            meaning = Some(text.to_owned());
+        } else if let Some((key, _)) = line.split_once(':').filter(|_| !line.starts_with(['#', '-'])) {
+            path.retain(|(depth, _)| *depth < indent);
+            path.push((indent, key.to_owned()));
+            if let Some(meaning) = meaning.take() {
+                let keys: Vec<&str> = path.iter().map(|(_, key)| key.as_str()).collect();
+                found.push((keys.join("."), meaning));
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn the_chart_documents_its_values_as_they_are() {
+    let yaml = fs::read_to_string(root().join("deploy/chart/values.yaml")).unwrap();
+    let values: serde_json::Value = serde_yaml_ng::from_str(&yaml).unwrap();
+    let readme = fs::read_to_string(root().join("deploy/chart/README.md")).unwrap();
+    let rows = rows(&readme);
+    let documented: Vec<_> = rows.iter().map(|row| (row[0].clone(), row[2].clone())).collect();
+    assert_eq!(documented, described_values(&yaml));
+    for row in &rows {
+        let default: serde_json::Value = serde_json::from_str(&row[1]).unwrap();
+        let pointer = format!("/{}", row[0].replace('.', "/"));
+        assert_eq!(values.pointer(&pointer), Some(&default), "{}", row[0]);
+    }
+}

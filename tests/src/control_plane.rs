@@ -21,11 +21,13 @@ const ETCD_PEER: &str = "http://127.0.0.1:2380";
 pub const API_SERVER: &str = "kube-apiserver";
 
 /// Components with an identity and a kubeconfig: file stem, user, group.
-const CLIENTS: [(&str, &str, Option<&str>); 4] = [
+const CLIENTS: [(&str, &str, Option<&str>); 5] = [
     ("admin", "admin", Some("system:masters")),
     ("controller-manager", "system:kube-controller-manager", None),
     ("scheduler", "system:kube-scheduler", None),
     ("proxy", "system:kube-proxy", None),
+    // its rights: control-plane/simulator.yaml
+    ("simulator", "optipod-simulator", None),
 ];
 
 /// Writes every certificate, key and kubeconfig of an instance with `nodes` nodes.

@@ -33,6 +33,9 @@ pub struct State {
     pub tools: Tools,
     /// Number of nodes; 0 with `--control-plane-only`.
     pub nodes: u8,
+    /// Number of simulated nodes.
+    #[serde(default)]
+    pub simulated: u16,
     /// Whether `up` got to its end.
     pub complete: bool,
 }
@@ -72,6 +75,11 @@ impl Instance {
         self.logs().join(format!("{component}.log"))
     }
 
+    /// Cgroup files of the simulated nodes, a folder each.
+    pub fn cgroups(&self) -> PathBuf {
+        self.folder.join("cgroups")
+    }
+
     /// Pid file of one component.
     pub fn pid_file(&self, component: &str) -> PathBuf {
         self.folder.join("pid").join(component)
@@ -85,6 +93,11 @@ impl Instance {
     /// The administrator's kubeconfig.
     pub fn kubeconfig(&self) -> PathBuf {
         self.pki().join("admin.conf")
+    }
+
+    /// Who the simulated nodes are to the API server.
+    pub fn simulator_config(&self) -> PathBuf {
+        self.pki().join("simulator.conf")
     }
 
     /// What the registry serves.

@@ -48,6 +48,11 @@ impl Lab {
         (1..=self.state.nodes).map(node::name).collect()
     }
 
+    /// What a simulated node has at `/sys/fs/cgroup`; `None` when the node is not simulated.
+    pub fn simulated_cgroups(&self, node: &str) -> Option<PathBuf> {
+        Some(self.instance.cgroups().join(node)).filter(|folder| folder.is_dir())
+    }
+
     /// The administrator's kubeconfig; its server is reachable only inside the namespace.
     pub fn kubeconfig(&self) -> PathBuf {
         self.instance.kubeconfig()

@@ -26,6 +26,9 @@ pub mod product;
 pub mod progress;
 pub mod registry;
 pub mod shell;
+pub mod simulate;
+#[cfg(feature = "simulated")]
+pub mod simulated;
 pub mod suite;
 pub mod tools;
 

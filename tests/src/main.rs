@@ -19,13 +19,13 @@ use optipod_tests::{
     guest::NodeImage,
     instance::{self, DEFAULT_NAME, Instance},
     interrupt,
-    lifecycle::{self, Options},
+    lifecycle::{self, Options, Simulated},
     network,
     node::{Accelerator, Size},
     prepare::{self, Prepared},
     product::{self, Program},
     progress::Progress,
-    registry, suite, tools,
+    registry, simulate, suite, tools,
 };
 
 /// The OptiPod lab: a real Kubernetes control plane and real nodes on this machine.
@@ -40,7 +40,7 @@ struct Cli {
 
 #[derive(Debug, Args)]
 struct Global {
-    /// Which lab: several can run side by side [default: optipod-lab; of `demo`: optipod-demo].
+    /// Which lab: several can run side by side [default: optipod-lab; `demo` and `simulate` have their own].
     #[arg(long, global = true)]
     name: Option<String>,
     /// Install missing Debian packages without asking.
@@ -66,6 +66,8 @@ enum Commands {
     /// Compare sizing systems on recorded usage; `cargo lab backtest --help` shows its options.
     #[command(disable_help_flag = true)]
     Backtest(Passed),
+    /// Play a scenario on simulated nodes, in a lab of its own.
+    Simulate(simulate::Options),
     /// Download and build everything that `up` needs.
     Prepare,
     /// Start a control plane and its nodes, and wait until they are ready.
@@ -119,9 +121,26 @@ enum Commands {
 
 #[derive(Debug, Args)]
 struct Up {
-    /// How many nodes.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=i64::from(network::MAX_NODES)))]
-    nodes: u8,
+    /// How many nodes; with --simulated none unless it is said.
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=i64::from(network::MAX_NODES)))]
+    nodes: Option<u8>,
+    /// How many simulated nodes: one process plays their kubelets.
+    #[arg(long, value_name = "COUNT", conflicts_with = "control_plane_only",
+          value_parser = clap::value_parser!(u16).range(1..=i64::from(lifecycle::MOST_SIMULATED)))]
+    simulated: Option<u16>,
+    /// CPU of a simulated node.
+    #[arg(long, value_name = "QUANTITY", default_value = "4", requires = "simulated")]
+    simulated_cpu: String,
+    /// Memory of a simulated node.
+    #[arg(long, value_name = "QUANTITY", default_value = "8Gi", requires = "simulated")]
+    simulated_memory: String,
+    /// Pods of a simulated node, 1 to 250.
+    #[arg(long, value_name = "COUNT", default_value_t = 110, requires = "simulated",
+          value_parser = clap::value_parser!(u16).range(1..=250))]
+    simulated_pods: u16,
+    /// More arguments of the simulator (`simulator --help`), for example --speed=10.
+    #[arg(long, value_name = "ARGUMENT", requires = "simulated", allow_hyphen_values = true)]
+    simulator: Vec<String>,
     /// No node: etcd, API server, controller manager and scheduler only.
     #[arg(long, conflicts_with = "nodes")]
     control_plane_only: bool,
@@ -169,6 +188,10 @@ fn run(global: &Global, command: Commands) -> Result<ExitCode> {
         }
         Commands::Test(options) => return suite::run(&cache()?, &options, global.yes),
         Commands::Backtest(Passed { arguments }) => replace(&mut suite::parts::backtest(&arguments)),
+        Commands::Simulate(options) => {
+            let name = global.name.as_deref().unwrap_or(simulate::NAME);
+            simulate::run(name, &cache()?, &options, global.yes)
+        }
         Commands::Prepare => prepare(&cache()?, global.yes),
         Commands::Up(options) => up(&instance()?, &cache()?, &options, global),
         Commands::Down => lifecycle::down(&instance()?),
@@ -208,15 +231,23 @@ fn prepare(cache: &Cache, install: bool) -> Result<()> {
 }
 
 fn up(instance: &Instance, cache: &Cache, options: &Up, global: &Global) -> Result<()> {
-    let Up { nodes, control_plane_only, memory_mib, accelerator } = *options;
+    let Up { nodes, control_plane_only, memory_mib, accelerator, .. } = *options;
+    let count = options.simulated.unwrap_or(0);
     let accelerator = match accelerator {
         Accelerate::Auto => None,
         Accelerate::Kvm => Some(Accelerator::Kvm),
         Accelerate::Tcg => Some(Accelerator::Tcg),
     };
-    let nodes = if control_plane_only { 0 } else { nodes };
+    let nodes = if control_plane_only { 0 } else { nodes.unwrap_or(u8::from(count == 0)) };
+    let mut arguments = vec![
+        format!("--cpu={}", options.simulated_cpu),
+        format!("--memory={}", options.simulated_memory),
+        format!("--pods={}", options.simulated_pods),
+    ];
+    arguments.extend(options.simulator.iter().cloned());
+    let simulated = Simulated { count, arguments };
     let size = Size { memory_mib, ..Size::default() };
-    lifecycle::up(instance, cache, &Options { nodes, size, accelerator, install: global.yes })?;
+    lifecycle::up(instance, cache, &Options { nodes, simulated, size, accelerator, install: global.yes })?;
     let name = global.name.as_deref().map(|name| format!(" --name {name}")).unwrap_or_default();
     println!("look around: cargo lab{name} kubectl get nodes,pods -A; stop it: cargo lab{name} down");
     Ok(())
@@ -233,7 +264,10 @@ fn status(instance: &Instance) -> Result<()> {
         emit(&format!("other labs: {}\n", others.join(", ")))?;
     }
     let Some(state) = instance.state()? else { bail!("lab {:?} is not up", instance.name()) };
-    emit(&format!("lab {}: {} node(s), {}\n", instance.name(), state.nodes, instance.folder().display()))?;
+    let simulated =
+        if state.simulated > 0 { format!(" and {} simulated", state.simulated) } else { String::new() };
+    let (name, nodes, folder) = (instance.name(), state.nodes, instance.folder().display());
+    emit(&format!("lab {name}: {nodes} node(s){simulated}, {folder}\n"))?;
     for (component, process) in instance.components() {
         let process = process.map_or("dead".to_owned(), |process| format!("pid {}", process.id));
         emit(&format!("  {component:<26} {process}\n"))?;

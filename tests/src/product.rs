@@ -1,6 +1,9 @@
 //! The product's programs as images: built static by cargo into the cache, written into an instance's registry.
 
-use std::{env, fs, path::Path};
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result, bail};
 
@@ -16,6 +19,8 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 const PROFILE: &str = "lab";
 /// The user of every image, as the chart expects it: nobody, without capabilities.
 const USER: &str = "65532:65532";
+/// Plays simulated nodes.
+const SIMULATOR: &str = "simulator";
 /// Hex digits of a content tag.
 const TAG_DIGITS: usize = 12;
 
@@ -90,7 +95,31 @@ pub fn build_images(
         let last = command::tail(&log, 1);
         progress.note(&format!("still building, {} s: {}", elapsed.as_secs(), last.trim()));
     })?;
-    programs.iter().map(|&program| write(&target.join(TARGET).join(PROFILE), registry, program)).collect()
+    programs.iter().map(|&program| write(&binaries(cache), registry, program)).collect()
+}
+
+/// Folder of the static binaries.
+pub fn binaries(cache: &Cache) -> PathBuf {
+    cache.root().join("cargo-target").join(TARGET).join(PROFILE)
+}
+
+/// Builds the program that plays simulated nodes, for this machine; call it outside the lab's network.
+pub fn build_simulator(cache: &Cache, progress: &Progress) -> Result<PathBuf> {
+    let mut cargo = command(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()), ["build", "--locked"]);
+    cargo.args(["--package", "optipod-tests", "--features", "simulated", "--bin", SIMULATOR]);
+    cargo.arg("--message-format=json-render-diagnostics").current_dir(paths::workspace());
+    let log = cache.log("cargo-simulator");
+    progress.note("building the simulator with cargo");
+    command::run_logged(&mut cargo, &log, |elapsed| {
+        progress.note(&format!("still building, {} s", elapsed.as_secs()));
+    })?;
+    let messages = fs::read_to_string(&log).with_context(|| format!("cannot read {}", log.display()))?;
+    let executable = |line: &str| {
+        let message: serde_json::Value = serde_json::from_str(line).ok()?;
+        let simulator = message.pointer("/target/name")?.as_str()? == SIMULATOR;
+        simulator.then(|| message.get("executable")?.as_str().map(PathBuf::from)).flatten()
+    };
+    messages.lines().find_map(executable).context("cargo does not say where it put the simulator")
 }
 
 fn write(binaries: &Path, registry: &Path, program: Program) -> Result<Reference> {

@@ -1,5 +1,6 @@
 //! Held descriptors and one buffer. `pread` at offset 0 makes the kernel write the file anew, so a sample is one
-//! system call. Errors carry the path; the path is put together only when there is one.
+//! system call. Errors carry the path; the path is put together only when there is one. Where descriptors are few,
+//! nothing is held and each sample opens its file.
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -55,28 +56,40 @@ impl ReadError {
     }
 }
 
-/// The buffer that all reads of a thread share.
+/// What all reads of a thread share: the buffer, and whether descriptors are held.
 #[derive(Debug)]
-pub struct Buffer(Box<[u8]>);
+pub struct Buffer {
+    bytes: Box<[u8]>,
+    holds: bool,
+}
 
 impl Default for Buffer {
     fn default() -> Self {
-        Self(vec![0; BUFFER_BYTES].into_boxed_slice())
+        Self { bytes: vec![0; BUFFER_BYTES].into_boxed_slice(), holds: true }
     }
 }
 
-/// A file that is kept open.
+impl Buffer {
+    /// For reads that open their files each time.
+    pub fn opening() -> Self {
+        Self { holds: false, ..Self::default() }
+    }
+}
+
+/// A file for many reads.
 #[derive(Debug)]
 pub struct HeldFile {
-    file: OwnedFd,
+    /// `None` when it is opened for each read.
+    file: Option<OwnedFd>,
     name: &'static str,
 }
 
-/// The directory of one cgroup, kept open.
+/// The directory of one cgroup.
 #[derive(Debug)]
 pub struct CgroupDir {
     path: PathBuf,
-    directory: OwnedFd,
+    /// `None` when files are opened by path.
+    directory: Option<OwnedFd>,
 }
 
 impl CgroupDir {
@@ -84,10 +97,10 @@ impl CgroupDir {
     ///
     /// # Errors
     /// When it is gone or refused.
-    pub fn open(path: &Path) -> Result<Self, ReadError> {
+    pub fn open(path: &Path, buffer: &Buffer) -> Result<Self, ReadError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         match rustix::fs::open(path, flags, Mode::empty()) {
-            Ok(directory) => Ok(Self { path: path.to_owned(), directory }),
+            Ok(directory) => Ok(Self { path: path.to_owned(), directory: buffer.holds.then_some(directory) }),
             Err(source) => Err(refused(path.to_owned(), source)),
         }
     }
@@ -97,11 +110,17 @@ impl CgroupDir {
     /// # Errors
     /// When it is gone or refused.
     pub fn hold(&self, name: &'static str) -> Result<HeldFile, ReadError> {
+        let file = self.open_file(name)?;
+        Ok(HeldFile { file: self.directory.is_some().then_some(file), name })
+    }
+
+    fn open_file(&self, name: &'static str) -> Result<OwnedFd, ReadError> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        match rustix::fs::openat(&self.directory, name, flags, Mode::empty()) {
-            Ok(file) => Ok(HeldFile { file, name }),
-            Err(source) => Err(refused(self.path.join(name), source)),
-        }
+        let opened = match &self.directory {
+            Some(directory) => rustix::fs::openat(directory, name, flags, Mode::empty()),
+            None => rustix::fs::open(self.path.join(name), flags, Mode::empty()),
+        };
+        opened.map_err(|source| refused(self.path.join(name), source))
     }
 
     /// Reads a held file.
@@ -114,9 +133,22 @@ impl CgroupDir {
         buffer: &mut Buffer,
         parse: fn(&[u8]) -> Result<T, ParseError>,
     ) -> Result<T, ReadError> {
-        let path = || self.path.join(held.name);
-        let length = rustix::io::pread(&held.file, &mut *buffer.0, 0).map_err(|e| refused(path(), e))?;
-        match buffer.0.get(..length) {
+        match &held.file {
+            Some(file) => self.read_open(file, held.name, buffer, parse),
+            None => self.read_once(held.name, buffer, parse),
+        }
+    }
+
+    fn read_open<T>(
+        &self,
+        file: &OwnedFd,
+        name: &'static str,
+        buffer: &mut Buffer,
+        parse: fn(&[u8]) -> Result<T, ParseError>,
+    ) -> Result<T, ReadError> {
+        let path = || self.path.join(name);
+        let length = rustix::io::pread(file, &mut *buffer.bytes, 0).map_err(|e| refused(path(), e))?;
+        match buffer.bytes.get(..length) {
             Some(bytes) if length < BUFFER_BYTES => {
                 parse(bytes).map_err(|source| ReadError::Malformed { path: path(), source })
             }
@@ -134,8 +166,8 @@ impl CgroupDir {
         buffer: &mut Buffer,
         parse: fn(&[u8]) -> Result<T, ParseError>,
     ) -> Result<T, ReadError> {
-        let held = self.hold(name)?;
-        self.read(&held, buffer, parse)
+        let file = self.open_file(name)?;
+        self.read_open(&file, name, buffer, parse)
     }
 }
 
@@ -157,28 +189,30 @@ mod tests {
     fn held_file_is_read_anew_each_time() {
         let root = tempfile::tempdir().unwrap();
         let file = root.path().join("cpu.stat");
-        fs::write(&file, "usage_usec 5\n").unwrap();
-        let dir = CgroupDir::open(root.path()).unwrap();
-        let held = dir.hold("cpu.stat").unwrap();
-        let mut buffer = Buffer::default();
-        assert_eq!(dir.read(&held, &mut buffer, parse::cpu_stat).unwrap().usage_micros, 5);
-        fs::write(&file, "usage_usec 17\n").unwrap();
-        assert_eq!(dir.read(&held, &mut buffer, parse::cpu_stat).unwrap().usage_micros, 17);
+        for mut buffer in [Buffer::default(), Buffer::opening()] {
+            fs::write(&file, "usage_usec 5\n").unwrap();
+            let dir = CgroupDir::open(root.path(), &buffer).unwrap();
+            let held = dir.hold("cpu.stat").unwrap();
+            assert_eq!((dir.directory.is_some(), held.file.is_some()), (buffer.holds, buffer.holds));
+            assert_eq!(dir.read(&held, &mut buffer, parse::cpu_stat).unwrap().usage_micros, 5);
+            fs::write(&file, "usage_usec 17\n").unwrap();
+            assert_eq!(dir.read(&held, &mut buffer, parse::cpu_stat).unwrap().usage_micros, 17);
+            assert!(dir.hold("memory.current").unwrap_err().is_gone());
+        }
     }
 
     #[test]
     fn missing_truncated_and_endless_files_are_errors_with_the_path() {
         let root = tempfile::tempdir().unwrap();
-        let dir = CgroupDir::open(root.path()).unwrap();
         let mut buffer = Buffer::default();
+        let dir = CgroupDir::open(root.path(), &buffer).unwrap();
+        let missing = CgroupDir::open(&root.path().join("none"), &buffer).unwrap_err();
+        assert!(missing.to_string().ends_with("none is gone"));
         let mut error = |name| dir.read_once(name, &mut buffer, parse::cpu_stat).unwrap_err();
         assert!(error("cpu.stat").is_gone());
         fs::write(root.path().join("cpu.stat"), "").unwrap();
         assert!(error("cpu.stat").to_string().ends_with("cpu.stat is malformed"));
         fs::write(root.path().join("cpu.stat"), vec![b'x'; BUFFER_BYTES]).unwrap();
         assert!(error("cpu.stat").to_string().contains("longer than"));
-        assert!(
-            CgroupDir::open(&root.path().join("none")).unwrap_err().to_string().ends_with("none is gone")
-        );
     }
 }

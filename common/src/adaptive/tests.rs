@@ -85,7 +85,7 @@ fn objectives_are_ordered_by_how_often_use_exceeds_them() {
     let mut exceeded = [0; 3];
     for n in 1..5000 {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        let high = random >> 33 & 63 == 0;
+        let high = (random >> 33).trailing_zeros() >= 6;
         let level = if high { 900 } else { 100 + (random >> 40) % 50 };
         for (count, objective) in exceeded.iter_mut().zip(OBJECTIVES) {
             *count += u32::from(level > size(&adaptive, objective));
@@ -138,7 +138,9 @@ proptest! {
     ) {
         let at_end = |frames: &[(i64, u64)]| {
             let mut peaks = MinutePeaks::default();
-            frames.iter().for_each(|(n, peak)| peaks.record(minute(*n), *peak, false));
+            for (n, peak) in frames {
+                peaks.record(minute(*n), *peak, false);
+            }
             Adaptive::new(Resource::Cpu).at(&peaks, minute(300))
         };
         prop_assert_eq!(at_end(&sorted), at_end(&shuffled));

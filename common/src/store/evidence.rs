@@ -188,16 +188,16 @@ pub(super) fn add(by_length: &mut ByLength, length: u32, part: &UsageHistogram) 
 
 pub(super) fn hottest<'a>(pods: impl Iterator<Item = (&'a str, u64, u64)>) -> Option<Hottest> {
     let mut count = 0;
-    let mut found: Option<((&str, u64), (&str, u64))> = None;
+    let (mut top_cpu, mut top_memory) = (None, None);
     for (pod, cpu, memory) in pods {
         count += 1;
-        let (top_cpu, top_memory) = found.unwrap_or(((pod, cpu), (pod, memory)));
-        found = Some((
-            if cpu > top_cpu.1 { (pod, cpu) } else { top_cpu },
-            if memory > top_memory.1 { (pod, memory) } else { top_memory },
-        ));
+        let higher = |top: Option<(&'a str, u64)>, value| match top {
+            Some(top) if value <= top.1 => Some(top),
+            _ => Some((pod, value)),
+        };
+        (top_cpu, top_memory) = (higher(top_cpu, cpu), higher(top_memory, memory));
     }
-    let (cpu, memory) = found?;
+    let (cpu, memory) = (top_cpu?, top_memory?);
     Some(Hottest { cpu: (cpu.0.to_owned(), cpu.1), memory: (memory.0.to_owned(), memory.1), pods: count })
 }
 

@@ -47,7 +47,7 @@ pub enum Provider {
     MetricsServer,
     /// A gRPC service of the user's.
     Custom,
-    /// The recommendations of a VerticalPodAutoscaler.
+    /// The recommendations of a `VerticalPodAutoscaler`.
     Vpa,
 }
 

@@ -48,7 +48,7 @@ pub struct PodOutcome {
 /// What was written is seen through the watch after at most this time, unless the write failed.
 const WATCH_LAG: Duration = Duration::from_secs(60);
 
-/// RuntimeClasses whose handlers are known to follow a resize: containers of the host's own kernel.
+/// `RuntimeClasses` whose handlers are known to follow a resize: containers of the host's own kernel.
 const RUNTIME_CLASSES: [&str; 3] = ["runc", "crun", "nvidia"];
 
 /// One evaluation of one policy.
@@ -158,8 +158,8 @@ impl Engine {
     ) -> WorkloadOutcome {
         let now = turn.now;
         let policy = &*workload.policy(policy);
-        let mut sizer = Sizer::new(self, policy, selector, workload, turn.loads, now);
-        let sized: Vec<SizedPod> = workload.pods.iter().filter_map(|pod| sizer.size(pod)).collect();
+        let mut sizing = Sizer::new(self, policy, selector, workload, turn.loads, now);
+        let sized: Vec<SizedPod> = workload.pods.iter().filter_map(|pod| sizing.size(pod)).collect();
         let shared = Circumstances {
             dry_run: self.settings.dry_run,
             starting: turn.starting,

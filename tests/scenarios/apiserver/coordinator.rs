@@ -1,22 +1,19 @@
-//! A real coordinator on a runtime of its own, with the token of the chart's service account.
+//! Real coordinators with the token of the chart's service account, and what they ask of the API server.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
-use clap::Parser;
+use anyhow::{Result, anyhow};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, Patch, PatchParams};
 use kube::client::{Body, ClientBuilder};
 use kube::{Client, Config, ResourceExt};
-use optipod_coordinator::run::run;
+use optipod_common::time::Clock;
+use optipod_tests::simulated::faults::Operation;
+use optipod_tests::simulated::scenario::coordinator::Settings;
+pub use optipod_tests::simulated::scenario::coordinator::{Coordinator, OWN_NAMESPACE};
 use serde_json::json;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::runtime::Runtime;
-use tokio::sync::oneshot;
 use tonic::codegen::http::{Method, Request};
 use tower::{BoxError, ServiceBuilder};
 
@@ -38,101 +35,15 @@ const REQUESTS_WAITING: usize = 64;
 /// before the first patch: each time the fence must hold.
 pub const CONTESTED: &str = "test.optipod.io/contested";
 
-/// The namespace that the chart is installed in.
-pub const OWN_NAMESPACE: &str = "optipod-system";
-
 /// Lease duration of the tests.
 pub const LEASE: Duration = Duration::from_secs(3);
 
-/// A running coordinator. Dropping it kills it: nothing is flushed, no lease released.
-pub struct Coordinator {
-    runtime: Option<Runtime>,
-    stop: Option<oneshot::Sender<()>>,
-    ended: Option<oneshot::Receiver<Result<()>>>,
-    /// Where agents connect.
-    pub telemetry: SocketAddr,
-    admin: SocketAddr,
-}
-
-impl Coordinator {
-    /// Starts the `index`-th (from 0): name and ports follow from that.
-    pub fn start(index: u16, config: Config, traffic: &Traffic) -> Result<Self> {
-        let at = |port: u16| SocketAddr::from(([127, 0, 0, 1], port + index));
-        let (telemetry, admin) = (at(9443), at(9543));
-        let flags = [
-            "optipod-coordinator".to_owned(),
-            format!("--listen={telemetry}"),
-            format!("--admin-listen={admin}"),
-            format!("--namespace={OWN_NAMESPACE}"),
-            format!("--pod-name=coordinator-{index}-{}", std::process::id()),
-            "--pod-ip=127.0.0.1".to_owned(),
-            "--lease-owner-deployment=optipod-coordinator".to_owned(),
-            format!("--lease-duration={}s", LEASE.as_secs()),
-            "--renew-interval=1s".to_owned(),
-            "--frame-interval=1s".to_owned(),
-            "--insecure-plaintext".to_owned(),
-        ];
-        let flags = optipod_coordinator::config::Config::try_parse_from(flags)?;
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-        let (stop, stopped) = oneshot::channel();
-        let (finish, ended) = oneshot::channel();
-        let traffic = traffic.clone();
-        runtime.spawn(async move {
-            let result = match client(config, traffic) {
-                // a dropped sender is a stop, too
-                Ok(client) => run(flags, client, async { drop(stopped.await) }).await,
-                Err(error) => Err(error),
-            };
-            if let Err(error) = &result {
-                eprintln!("coordinator-{index} ended: {error:#}");
-            }
-            // nobody listens when it was killed
-            let _ = finish.send(result);
-        });
-        Ok(Self { runtime: Some(runtime), stop: Some(stop), ended: Some(ended), telemetry, admin })
-    }
-
-    /// As SIGTERM does.
-    pub async fn stop(mut self) -> Result<()> {
-        drop(self.stop.take());
-        let ended = self.ended.take().context("stopped twice")?;
-        tokio::time::timeout(Duration::from_secs(20), ended).await.context("does not stop")??
-    }
-
-    /// The value of one metric; labels as `name="value"` pairs that must all be there. 0 when there is none.
-    pub async fn metric(&self, name: &str, labels: &[(&str, &str)]) -> Result<f64> {
-        let text = get(self.admin, "/metrics").await?;
-        let labels: Vec<_> = labels.iter().map(|(key, value)| format!("{key}=\"{value}\"")).collect();
-        let of_name = |line: &&str| {
-            line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']))
-                && labels.iter().all(|label| line.contains(label.as_str()))
-        };
-        let values =
-            text.lines().filter(of_name).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
-        Ok(values.sum())
-    }
-
-    /// Whether `/readyz` says so.
-    pub async fn ready(&self) -> bool {
-        get(self.admin, "/readyz").await.is_ok_and(|body| body == "ok")
-    }
-}
-
-impl Drop for Coordinator {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
-    }
-}
-
-async fn get(address: SocketAddr, path: &str) -> Result<String> {
-    let mut stream = TcpStream::connect(address).await?;
-    stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").as_bytes()).await?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await?;
-    let (_, body) = answer.split_once("\r\n\r\n").ok_or_else(|| anyhow!("no body in {answer:?}"))?;
-    Ok(body.to_owned())
+/// Starts the `index`-th (from 0): name and ports follow from that.
+pub fn start(index: u16, config: Config, traffic: &Traffic) -> Result<Coordinator> {
+    let clock = Clock::new(optipod_coordinator::ingest::now);
+    let settings = Settings { lease: LEASE, frame_interval: Duration::from_secs(1), clock };
+    let (name, traffic) = (format!("coordinator-{index}-{}", std::process::id()), traffic.clone());
+    Coordinator::start(index, &name, settings, move || client(config, traffic))
 }
 
 impl Traffic {
@@ -184,32 +95,6 @@ fn client(config: Config, traffic: Traffic) -> Result<Client> {
 
 /// Group, resource and verb that RBAC sees.
 fn right(method: &Method, path: &str, query: &str) -> Option<Right> {
-    let mut parts: Vec<&str> = path.trim_matches('/').split('/').collect();
-    let group = match *parts.first()? {
-        "api" => "",
-        "apis" => parts.remove(1),
-        _ => return None,
-    };
-    let mut rest = parts.get(2..)?;
-    if let ["namespaces", _, inner @ ..] = rest
-        && !inner.is_empty()
-    {
-        rest = inner;
-    }
-    let (resource, named) = match rest {
-        [resource] => ((*resource).to_owned(), false),
-        [resource, _] => ((*resource).to_owned(), true),
-        [resource, _, sub, ..] => (format!("{resource}/{sub}"), true),
-        [] => return None,
-    };
-    let verb = match method.as_str() {
-        "GET" if named => "get",
-        "GET" if query.contains("watch=true") => "watch",
-        "GET" => "list",
-        "POST" => "create",
-        "PUT" => "update",
-        "PATCH" => "patch",
-        _ => "delete",
-    };
-    Some((group.to_owned(), resource, verb.to_owned()))
+    let Operation { group, resource, verb, .. } = Operation::parse(method.as_str(), path, query)?;
+    Some((group, resource, verb))
 }

@@ -11,7 +11,7 @@ use optipod_proto::v1::coordinator_message::Body as Down;
 use serde_json::json;
 
 use crate::agent::greet;
-use crate::coordinator::{Coordinator, LEASE, OWN_NAMESPACE};
+use crate::coordinator::{self, LEASE, OWN_NAMESPACE};
 use crate::objects::{pod, resources, sizes};
 use crate::world::{SOON, World, same, wait};
 
@@ -59,7 +59,7 @@ pub async fn a_standby_finishes_what_a_killed_leader_began(world: Arc<World>) ->
 }
 
 pub async fn a_leader_that_stops_gives_the_lease_back(world: Arc<World>) -> Result<()> {
-    let second = Coordinator::start(2, world.identity.clone(), &world.traffic)?;
+    let second = coordinator::start(2, world.identity.clone(), &world.traffic)?;
     wait("the new standby is ready", SOON, async || second.ready().await.then_some(())).await?;
     let holder = |lease: Lease| lease.spec.and_then(|spec| spec.holder_identity).unwrap_or_default();
     let before = holder(lease(&world).await?);

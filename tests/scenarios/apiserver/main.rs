@@ -20,22 +20,22 @@ mod policies;
 mod refusals;
 mod resizing;
 mod rights;
+#[path = "../support/runner.rs"]
 mod runner;
 mod scope;
 mod world;
 
-use std::fs::File;
 use std::process::ExitCode;
-use std::sync::Mutex;
-
-use anyhow::{Context, Result};
-use optipod_tests::Lab;
-use tracing_subscriber::EnvFilter;
+use std::time::Duration;
 
 use crate::runner::{Case, case};
+use crate::world::World;
+
+/// No case takes longer, also on a machine under load.
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Side by side.
-const TOGETHER: &[Case] = &[
+const TOGETHER: &[Case<World>] = &[
     case!(policies::every_rule_of_the_crd_refuses_with_its_message),
     case!(policies::the_operator_designs_example_applies_unchanged_and_acts),
     case!(policies::a_policy_may_have_every_field),
@@ -62,41 +62,12 @@ const TOGETHER: &[Case] = &[
 ];
 
 /// One after the other, after those.
-const ALONE: &[Case] = &[
+const ALONE: &[Case<World>] = &[
     case!(leadership::a_standby_finishes_what_a_killed_leader_began),
     case!(leadership::a_leader_that_stops_gives_the_lease_back),
     case!(rights::the_chart_grants_exactly_what_is_used),
 ];
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn run() -> Result<bool> {
-    let wanted: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
-    let selected = |cases: &'static [Case]| -> Vec<&'static Case> {
-        cases.iter().filter(|case| runner::selected(case, &wanted)).collect()
-    };
-    let (together, alone) = (selected(TOGETHER), selected(ALONE));
-    let name = std::env::var("OPTIPOD_LAB").context(
-        "OPTIPOD_LAB does not name a lab: run `cargo lab test`, or `cargo lab up --control-plane-only --name NAME` first",
-    )?;
-    let lab = Lab::attach(&name)?;
-    lab.enter()?;
-    let log = lab.instance().log("coordinators");
-    let file = File::create(&log).with_context(|| format!("cannot create {}", log.display()))?;
-    let filter = EnvFilter::new(std::env::var("OPTIPOD_LOG").unwrap_or_else(|_| "info".to_owned()));
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(Mutex::new(file)).init();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let world = world::World::new(lab).await.context("cannot prepare the cluster")?;
-        Ok(runner::run(&world, &together, &alone).await)
-    })
+    runner::main("coordinators", PATIENCE, World::new, TOGETHER, ALONE)
 }

@@ -22,7 +22,7 @@ use tokio::sync::RwLock;
 use crate::coordinator::{Coordinator, OWN_NAMESPACE, Traffic};
 use crate::objects::size;
 use crate::policies::{self, Stored};
-use crate::{agent, kubelet, objects};
+use crate::{agent, coordinator, kubelet, objects};
 
 /// Half a minute of start (agents may replay) and evidence, and room for a machine under load.
 pub const SOON: Duration = Duration::from_secs(60);
@@ -66,13 +66,13 @@ impl World {
         identity.auth_info = serde_json::from_value(json!({ "token": token.trim() }))?;
 
         let traffic = Traffic::new(client.clone());
-        let leader = Coordinator::start(0, identity.clone(), &traffic)?;
+        let leader = coordinator::start(0, identity.clone(), &traffic)?;
         wait("the first coordinator leads", SOON, async || {
             (leader.metric("optipod_coordinator_leader", &[]).await.ok()? > 0.0 && leader.ready().await)
                 .then_some(())
         })
         .await?;
-        let standby = Coordinator::start(1, identity.clone(), &traffic)?;
+        let standby = coordinator::start(1, identity.clone(), &traffic)?;
         let targets = vec![leader.telemetry, standby.telemetry];
         let containers = Arc::new(Mutex::new(BTreeMap::new()));
         tokio::spawn(kubelet::run(client.clone(), containers.clone()));

@@ -1,5 +1,7 @@
 //! The one pod of a Deployment as the API server shows it.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context, Result, ensure};
 use optipod_common::quantity::{Bytes, MilliCpu};
 use serde_json::Value;
@@ -80,7 +82,10 @@ pub struct Pod {
     pub wanted: Size,
     /// What the kubelet says that the container has.
     pub actual: Size,
-    pub resource_version: String,
+    /// Counts changes of the spec. The resourceVersion also counts what a busy kubelet says of the pod's conditions.
+    pub generation: i64,
+    /// Who wrote what: manager and subresource.
+    pub writers: BTreeSet<(String, String)>,
     /// Somebody wrote through `pods/resize`.
     pub resized: bool,
 }
@@ -98,13 +103,19 @@ impl Pod {
             let resources = pod.pointer(pointer);
             Size::read(resources.with_context(|| format!("no {pointer} in a pod of {deployment}"))?)
         };
+        let entries = list(pod, "/metadata/managedFields");
+        let writers: BTreeSet<_> =
+            entries.map(|entry| (text(entry, "/manager"), text(entry, "/subresource"))).collect();
         Ok(Self {
             life: Life::read(pod)?,
             wanted: resources("/spec/containers/0/resources")?,
             actual: resources("/status/containerStatuses/0/resources")?,
-            resource_version: text(pod, "/metadata/resourceVersion"),
-            resized: list(pod, "/metadata/managedFields")
-                .any(|entry| text(entry, "/subresource") == "resize"),
+            generation: pod
+                .pointer("/metadata/generation")
+                .and_then(Value::as_i64)
+                .context("no generation")?,
+            resized: writers.iter().any(|(_, subresource)| subresource == "resize"),
+            writers,
         })
     }
 

@@ -144,7 +144,9 @@ fn spread<T>(samples: &[T], metrics: impl Fn(&T) -> Metrics) -> BTreeMap<&'stati
             values.entry(name).or_default().push(value);
         }
     }
-    values.values_mut().for_each(|values| values.sort_by(f64::total_cmp));
+    for values in values.values_mut() {
+        values.sort_by(f64::total_cmp);
+    }
     values
 }
 

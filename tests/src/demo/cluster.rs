@@ -125,7 +125,13 @@ impl Cluster {
     /// pays for it: what `exec` burns counts as its usage, much on an emulated node.
     pub fn cgroup(&self, pod: &Pod) -> Result<Cgroup> {
         let text = match self {
-            Self::Lab(lab) => lab.guest_shell(&pod.node, &cgroup_script(&pod.container_id))?,
+            Self::Lab(lab) => match lab.simulated_cgroups(&pod.node) {
+                Some(root) => {
+                    let script = cgroup_script(&root.to_string_lossy(), &pod.container_id);
+                    command::output(&mut command::command("sh", ["-c", &script]))?
+                }
+                None => lab.guest_shell(&pod.node, &cgroup_script("/sys/fs/cgroup", &pod.container_id))?,
+            },
             Self::Context(_) => {
                 let exec = ["--namespace", WORKLOADS, "exec", &pod.name, "--container", &pod.container];
                 self.kubectl(&[exec.as_slice(), &["--", "/optipod-load", "cgroup"]].concat())?
@@ -153,10 +159,10 @@ pub const AGENTS: &str = "--selector=app.kubernetes.io/component=agent";
 pub const COORDINATORS: &str = "--selector=app.kubernetes.io/component=coordinator";
 
 /// An id is hex digits: nothing to quote.
-fn cgroup_script(container_id: &str) -> String {
+fn cgroup_script(root: &str, container_id: &str) -> String {
     let hex: String = container_id.chars().filter(char::is_ascii_hexdigit).collect();
     format!(
-        "cd \"$(find /sys/fs/cgroup -type d -name '*{hex}*' | head -n 1)\" && \
+        "cd \"$(find '{root}' -type d -name '*{hex}*' | head -n 1)\" && \
          for file in cpu.max cpu.weight memory.max; do echo \"$file $(cat $file)\"; done"
     )
 }

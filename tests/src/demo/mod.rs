@@ -55,12 +55,19 @@ demo settings                                 default
   agent sends every      2 s                  15s
   agent's CPU budget     none (emulated node) 10 millicores";
 
+const SIMULATED: &str = "\
+SIMULATED NODES: kubelets, workloads and their cgroup files are played (tests/SIMULATED.md); control plane, chart,
+coordinators and agents are real, and the programs run as processes of this machine.";
+
 /// What the command line says.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Options {
     /// Leave everything running at the end, and say how to look around.
     #[arg(long)]
     keep: bool,
+    /// Play on simulated nodes: no virtual machine, and nothing that a kernel would enforce.
+    #[arg(long, conflicts_with = "context")]
+    simulated: bool,
     /// Play on this context of your kubeconfig instead of a lab.
     #[arg(long, value_name = "NAME")]
     context: Option<String>,
@@ -80,18 +87,27 @@ pub fn run(name: &str, cache: &Cache, options: &Options, yes: bool) -> Result<()
     interrupt::install()?;
     match &options.context {
         Some(context) => on_context(context, cache, options, yes),
-        None => in_lab(&Instance::new(name)?, cache, options.keep, yes),
+        None => in_lab(&Instance::new(name)?, cache, options, yes),
     }
 }
 
-fn in_lab(instance: &Instance, cache: &Cache, keep: bool, yes: bool) -> Result<()> {
+fn in_lab(instance: &Instance, cache: &Cache, options: &Options, yes: bool) -> Result<()> {
+    let Options { keep, simulated, .. } = *options;
     if instance.state()?.is_some_and(|state| state.complete) && lifecycle::healthy(instance) {
         let name = instance.name();
         bail!("lab {name:?} is up already: `cargo lab --name {name} down` first, or use another --name");
     }
     let mut progress = Progress::new("demo", STEPS);
-    progress.step("a control plane and a node");
-    lifecycle::up(instance, cache, &lifecycle::Options { install: yes, ..lifecycle::Options::default() })?;
+    progress.step(if simulated {
+        "a control plane and simulated nodes"
+    } else {
+        "a control plane and a node"
+    });
+    let lab = lifecycle::Options { install: yes, ..lifecycle::Options::default() };
+    lifecycle::up(instance, cache, &if simulated { simulated_nodes(&lab) } else { lab })?;
+    if simulated {
+        println!("{SIMULATED}");
+    }
     let up = progress.seconds();
     let outcome = Lab::attach(instance.name()).and_then(|lab| {
         let registry = lab.registry();
@@ -100,6 +116,9 @@ fn in_lab(instance: &Instance, cache: &Cache, keep: bool, yes: bool) -> Result<(
             play(&cluster, &mut progress, &mut Vec::new(), |progress| built(cache, &registry, progress));
         if let Ok(times) = &outcome {
             println!("times: lab {up:.1} s, {times}; {:.1} s in all", progress.seconds());
+            if simulated {
+                println!("{SIMULATED}");
+            }
         }
         if keep {
             look_around(&cluster, &format!("cargo lab --name {} down", instance.name()));
@@ -107,6 +126,12 @@ fn in_lab(instance: &Instance, cache: &Cache, keep: bool, yes: bool) -> Result<(
         outcome.map(drop)
     });
     if keep { outcome } else { after(outcome, lifecycle::down(instance)) }
+}
+
+/// One node for each of the coordinators.
+fn simulated_nodes(lab: &lifecycle::Options) -> lifecycle::Options {
+    let simulated = lifecycle::Simulated { count: 2, ..lifecycle::Simulated::default() };
+    lifecycle::Options { nodes: 0, simulated, ..lab.clone() }
 }
 
 fn on_context(context: &str, cache: &Cache, options: &Options, yes: bool) -> Result<()> {

@@ -41,6 +41,8 @@ pub enum Part {
     Unit,
     /// The chart and the coordinator on a real control plane.
     Apiserver,
+    /// Scenarios on simulated nodes.
+    Simulated,
     /// The installed product on a real node.
     Node,
     /// The demo, from an empty lab to its verdict.
@@ -111,6 +113,7 @@ impl Part {
             Self::Docs => "documentation",
             Self::Unit => "unit, property, pipeline, wire and workspace tests",
             Self::Apiserver => "chart and coordinator on a real control plane",
+            Self::Simulated => "scenarios on simulated nodes",
             Self::Node => "the product on a real node",
             Self::Demo => "the demo",
         }

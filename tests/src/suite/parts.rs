@@ -18,7 +18,8 @@ use crate::{
     command::{command, shown},
     images::Reference,
     instance::Instance,
-    lifecycle, paths,
+    lifecycle::{self, Simulated},
+    paths,
     product::{self, Program},
     progress::Progress,
 };
@@ -61,10 +62,16 @@ impl Bench<'_> {
                 rustdoc.env("RUSTDOCFLAGS", "-D warnings");
                 single(rustdoc, count)
             }
-            Part::Unit => {
-                tests(self.cargo_test(&["--workspace", "--features", "optipod-tests/backtest"]), count)
-            }
+            Part::Unit => tests(
+                self.cargo_test(&[
+                    "--workspace",
+                    "--features",
+                    "optipod-tests/backtest,optipod-tests/simulated",
+                ]),
+                count,
+            ),
             Part::Apiserver => self.apiserver(count),
+            Part::Simulated => self.simulated(count),
             Part::Node => self.node(count),
             Part::Demo => self.demo(count),
         }
@@ -99,17 +106,27 @@ impl Bench<'_> {
         })
     }
 
+    fn simulated(&self, count: &mut Count) -> Result<()> {
+        let run = self.cluster_tests(&["simulated"])?;
+        self.with_lab("simulated", 0, |_, name| tests(in_lab(run, name), count))
+    }
+
     fn node(&self, count: &mut Count) -> Result<()> {
         let mut run = self.cluster_tests(&["node"])?;
+        let mut conformance = self.cluster_tests(&["conformance"])?;
         self.with_lab("node", 1, |lab, name| {
             let progress = Progress::new("images", 1);
             let images = product::build_images(self.cache, &lab.registry(), &Program::ALL, &progress)?;
             let names = ["OPTIPOD_AGENT_IMAGE", "OPTIPOD_COORDINATOR_IMAGE", "OPTIPOD_LOAD_IMAGE"];
             for (variable, image) in names.iter().zip(&images) {
                 run.env(variable, Reference::image(image));
+                conformance.env(variable, Reference::image(image));
             }
-            run.env("OPTIPOD_LAB", name);
-            tests(run, count)
+            let product = tests(in_lab(run, name), count);
+            // a simulated node would take pods from the tests before
+            let simulated = Simulated { count: 1, arguments: vec!["--cpu=2".to_owned()] };
+            lifecycle::add_simulated(lab.instance(), self.cache, &simulated)?;
+            product.and(tests(in_lab(conformance, name), count))
         })
     }
 
@@ -156,6 +173,11 @@ pub fn backtest(arguments: &[String]) -> Command {
     );
     run.arg("--manifest-path").arg(paths::workspace().join("Cargo.toml"));
     run.args(["--bin", "backtest", "--"]).args(arguments);
+    run
+}
+
+fn in_lab(mut run: Command, name: &str) -> Command {
+    run.env("OPTIPOD_LAB", name);
     run
 }
 

@@ -53,7 +53,7 @@ enum Command {
 enum Source {
     /// The Kubernetes Dynamic Resource Manager: its environment variables.
     Drm {
-        /// KEY=VALUE lines, or YAML with a ConfigMap or a workload that holds them; - for standard input.
+        /// KEY=VALUE lines, or YAML with a `ConfigMap` or a workload that holds them; - for standard input.
         file: PathBuf,
         /// Name of the policy.
         #[arg(long, default_value = "dynamic-resource-manager")]

@@ -312,7 +312,8 @@ mod tests {
 
     #[derive(Deserialize)]
     struct Buckets {
-        num_buckets: usize,
+        #[serde(rename = "num_buckets")]
+        count: usize,
         epsilon: f64,
         bucket_starts: Vec<f64>,
     }
@@ -364,7 +365,7 @@ mod tests {
         for (histogram, expected, probes) in
             [(cpu, cpu_buckets, cpu_find_bucket), (memory, memory_buckets, memory_find_bucket)]
         {
-            assert_eq!((expected.num_buckets, expected.bucket_starts.len()), (BUCKETS, BUCKETS));
+            assert_eq!((expected.count, expected.bucket_starts.len()), (BUCKETS, BUCKETS));
             assert!((expected.epsilon - EPSILON).abs() < 1e-12);
             for (bucket, start) in expected.bucket_starts.iter().enumerate() {
                 let ours = histogram.start(bucket);
