@@ -106,7 +106,9 @@ pub fn binaries(cache: &Cache) -> PathBuf {
 /// Builds the program that plays simulated nodes, for this machine; call it outside the lab's network.
 pub fn build_simulator(cache: &Cache, progress: &Progress) -> Result<PathBuf> {
     let mut cargo = command(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()), ["build", "--locked"]);
-    cargo.args(["--package", "optipod-tests", "--features", "simulated", "--bin", SIMULATOR]);
+    // A test target is named so that cargo unites features as it does for all tests: otherwise it builds most
+    // dependencies a second time.
+    cargo.args(["--workspace", "--features", "optipod-tests/cluster", "--bin", SIMULATOR, "--test", "chart"]);
     cargo.arg("--message-format=json-render-diagnostics").current_dir(paths::workspace());
     let log = cache.log("cargo-simulator");
     progress.note("building the simulator with cargo");

@@ -131,12 +131,15 @@ impl Bench<'_> {
     }
 
     fn demo(&self, count: &mut Count) -> Result<()> {
-        let mut demo = command(paths::own_program(), ["--name", &format!("{}-demo", self.name), "demo"]);
-        demo.arg("--cache").arg(self.cache.root());
-        if self.install {
-            demo.arg("--yes");
-        }
-        single(demo, count)
+        let played = |nodes: &[&str], count: &mut Count| {
+            let mut demo = command(paths::own_program(), ["--name", &format!("{}-demo", self.name), "demo"]);
+            demo.arg("--cache").arg(self.cache.root()).args(nodes);
+            if self.install {
+                demo.arg("--yes");
+            }
+            single(demo, count)
+        };
+        played(&["--simulated"], count).and(played(&[], count))
     }
 
     /// A lab of its own, taken down whatever happens.
