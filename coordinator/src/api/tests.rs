@@ -60,6 +60,7 @@ mod conversion {
     }
 
     #[test]
+    #[allow(clippy::too_many_lines, reason = "one table")]
     fn every_violation_is_named_at_once() {
         let long = "a".repeat(64);
         for (value, fields) in [
