@@ -117,6 +117,15 @@ fn sync(pod: &Pod, alive: &mut BTreeMap<ContainerId, Usage>) -> Option<PodStatus
         ..before
     };
     let conditions = status.conditions.get_or_insert_default();
+    // start-up ends when the pod is ready
+    if !conditions.iter().any(|c| c.type_ == "Ready") {
+        conditions.push(PodCondition {
+            type_: "Ready".to_owned(),
+            status: "True".to_owned(),
+            last_transition_time: Some(Time(whole_second())),
+            ..PodCondition::default()
+        });
+    }
     conditions.retain(|c| c.type_ != "PodResizePending" || stays);
     if stays && !conditions.iter().any(|c| c.type_ == "PodResizePending") {
         conditions.push(PodCondition {
