@@ -67,7 +67,7 @@ async fn beat(nodes: &Api<Node>) -> Result<()> {
 pub async fn run(client: Client, containers: Containers) {
     let nodes: Api<Node> = Api::all(client.clone());
     let pods: Api<Pod> = Api::all(client.clone());
-    let ours = ListParams::default().labels(LABEL);
+    let bound = ListParams::default().fields(&format!("spec.nodeName={NODE}"));
     let mut beaten = Instant::now();
     loop {
         tokio::time::sleep(ROUND).await;
@@ -75,12 +75,11 @@ pub async fn run(client: Client, containers: Containers) {
             beaten = Instant::now();
             let _ = beat(&nodes).await; // the next one comes
         }
-        let Ok(list) = pods.list(&ours).await else { continue };
+        let Ok(list) = pods.list(&bound).await else { continue };
         let mut alive = BTreeMap::new();
-        for pod in
-            list.items.into_iter().filter(|pod| pod.spec.as_ref().is_some_and(|s| s.node_name.is_some()))
-        {
-            let wanted = sync(&pod, &mut alive);
+        for pod in list {
+            let ours = pod.labels().contains_key(LABEL);
+            let wanted = if ours { sync(&pod, &mut alive) } else { Some(admitted(&pod)) };
             if wanted.as_ref() != pod.status.as_ref() {
                 let api: Api<Pod> = Api::namespaced(client.clone(), &pod.namespace().unwrap_or_default());
                 let pod = Pod { status: wanted, ..pod };
@@ -92,6 +91,13 @@ pub async fn run(client: Client, containers: Containers) {
             *containers = alive;
         }
     }
+}
+
+/// The status of a pod that is not played: the node has taken it, and nothing runs.
+fn admitted(pod: &Pod) -> PodStatus {
+    let mut status = pod.status.clone().unwrap_or_default();
+    status.start_time.get_or_insert_with(|| Time(whole_second()));
+    status
 }
 
 /// The status that the pod should have; its containers join `alive`.
