@@ -52,7 +52,9 @@ pub fn upgraded_release_goes_on_resizing(space: &Space<'_>) -> Result<()> {
 fn labelled(space: &Space<'_>) -> Result<BTreeSet<String>> {
     let cluster = space.cluster;
     let kinds = cluster.kubectl(&["api-resources", "--verbs=list", "--output=name"])?;
-    let kinds: Vec<&str> = kinds.lines().filter(|kind| !kind.starts_with("events")).collect();
+    // recommendations stay with the policies: people may want to read them
+    let stays = |kind: &str| kind.starts_with("events") || kind.starts_with("recommendations.optipod.io");
+    let kinds: Vec<&str> = kinds.lines().filter(|kind| !stays(kind)).collect();
     let ours = ["--all-namespaces", "--selector", "app.kubernetes.io/part-of=optipod", "--ignore-not-found"];
     let names = cluster.kubectl(&[&["get", &kinds.join(","), "--output=name"], &ours[..]].concat())?;
     Ok(names.lines().map(str::to_owned).collect())
@@ -62,7 +64,9 @@ fn labelled(space: &Space<'_>) -> Result<BTreeSet<String>> {
 fn in_namespace(space: &Space<'_>) -> Result<BTreeSet<String>> {
     let cluster = space.cluster;
     let kinds = cluster.kubectl(&["api-resources", "--verbs=list", "--namespaced", "--output=name"])?;
-    let kinds: Vec<&str> = kinds.lines().filter(|kind| !kind.starts_with("events")).collect();
+    // recommendations stay with the policies: people may want to read them
+    let stays = |kind: &str| kind.starts_with("events") || kind.starts_with("recommendations.optipod.io");
+    let kinds: Vec<&str> = kinds.lines().filter(|kind| !stays(kind)).collect();
     let kinds = kinds.join(",");
     let names =
         cluster.kubectl(&["get", &kinds, "--output=name", "--namespace", SYSTEM, "--ignore-not-found"])?;
