@@ -149,7 +149,7 @@ fn language(container: &Container) -> Option<LanguageRuntime> {
     })
 }
 
-/// Names of the variables that [`language`] looks at.
+/// Names of the variables that `language` looks at.
 pub const LANGUAGE_VARIABLES: [&str; 7] =
     ["JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "JAVA_OPTS", "NODE_OPTIONS", "GODEBUG", "GOGC", "GOMEMLIMIT"];
 
