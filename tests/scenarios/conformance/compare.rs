@@ -152,15 +152,18 @@ fn flatten(path: &str, value: &Value, found: &mut BTreeMap<String, Value>) {
 
 /// Without what differs between any two runs.
 fn plain(text: &str) -> String {
-    let mut plain = String::with_capacity(text.len());
-    let mut rest = text;
-    // usage in bytes
-    while let Some((before, after)) = rest.split_once("below current usage (") {
-        plain.push_str(before);
-        plain.push_str("below current usage (N");
-        rest = after.trim_start_matches(|c: char| c.is_ascii_digit());
+    // usage in bytes; what other pods of the node, which are not of these tests, were promised
+    let mut plain = text.to_owned();
+    for before in ["below current usage (", "used: "] {
+        let mut parts = plain.split(before);
+        let mut shown = parts.next().unwrap_or_default().to_owned();
+        for part in parts {
+            shown.push_str(before);
+            shown.push('N');
+            shown.push_str(part.trim_start_matches(|c: char| c.is_ascii_digit()));
+        }
+        plain = shown;
     }
-    plain.push_str(rest);
     // whether the pod's own usage is known yet depends on when the kubelet last asked for it
     if let Some((before, after)) = plain.split_once("[attempting to set pod memory limit")
         && let Some((_, container)) = after.split_once(", attempting")
