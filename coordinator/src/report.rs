@@ -110,8 +110,8 @@ impl Notice {
     }
 }
 
-/// Writes statuses and Events. Failures are logged, never retried in a loop: a status that was not written is written by
-/// a later evaluation.
+/// Writes statuses and Events. A failure is never retried here: it is logged, and a policy's status that was not written
+/// is written by a later evaluation; those of Recommendations go back to the caller.
 #[derive(Clone)]
 pub struct Desk {
     client: Client,
@@ -146,7 +146,14 @@ impl Desk {
     }
 
     /// Writes a workload's recommendation; creates its object when there is none.
-    pub async fn write_recommendation(&self, workload: &WorkloadRef, status: &RecommendationStatus) {
+    ///
+    /// # Errors
+    /// What the API server said, or that it said nothing; a namespace that is gone is none.
+    pub async fn write_recommendation(
+        &self,
+        workload: &WorkloadRef,
+        status: &RecommendationStatus,
+    ) -> Result<(), kube::Error> {
         let objects: Api<Recommendation> = Api::namespaced(self.client.clone(), &workload.namespace);
         let name = recommendations::object_name(workload);
         let mut status = status.clone();
@@ -175,20 +182,22 @@ impl Desk {
             Err(error) => Err(error),
         };
         match written {
-            Ok(()) => {}
             // the namespace is going away
-            Err(kube::Error::Api(status)) if status.code == 404 => {}
-            Err(error) => warn!(%workload, %error, "recommendation not written"),
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            written => written,
         }
     }
 
     /// Removes the recommendation of a workload that is gone.
-    pub async fn delete_recommendation(&self, workload: &WorkloadRef) {
+    ///
+    /// # Errors
+    /// What the API server said, or that it said nothing; an object that is gone is none.
+    pub async fn delete_recommendation(&self, workload: &WorkloadRef) -> Result<(), kube::Error> {
         let objects: Api<Recommendation> = Api::namespaced(self.client.clone(), &workload.namespace);
         match objects.delete(&recommendations::object_name(workload), &DeleteParams::default()).await {
-            Ok(_) => {}
-            Err(kube::Error::Api(status)) if status.code == 404 => {}
-            Err(error) => warn!(%workload, %error, "recommendation not deleted"),
+            Ok(_) => Ok(()),
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            Err(error) => Err(error),
         }
     }
 

@@ -22,6 +22,7 @@ use crate::ingest::{Ingest, IngestService, now};
 use crate::lease::{Candidate, Leadership, elect};
 use crate::metrics::Metrics;
 use crate::report::Desk;
+use crate::scribe::{self, Entry};
 use crate::watch::spawn;
 
 /// Reaction time to a change of a pod under resize.
@@ -145,9 +146,6 @@ async fn until(mut stopped: watch::Receiver<bool>) {
     let _ = stopped.wait_for(|stop| *stop).await;
 }
 
-/// Recommendations written at once: many at the start, few afterwards.
-const WRITERS: usize = 4;
-
 /// Statuses and Events are written one after the other, before the patches that wait behind them: none may hang.
 async fn in_time(what: &str, write: impl Future<Output = ()>) {
     if tokio::time::timeout(Duration::from_secs(5), write).await.is_err() {
@@ -208,7 +206,7 @@ impl EngineTask {
         self.engine.on_leadership(leads, self.clock.now());
     }
 
-    /// Effects run beside the engine: statuses and Events in order, patches in parallel.
+    /// Effects run beside the engine: statuses and Events in order, patches and Recommendations in parallel.
     fn spawn_effects(
         &self,
         answers: mpsc::Sender<(Request, Result<Accepted, Refusal>)>,
@@ -216,25 +214,18 @@ impl EngineTask {
         let (sender, mut effects) = mpsc::channel(EFFECTS);
         let (applier, desk, leadership) = (self.applier.clone(), self.desk.clone(), self.leadership.clone());
         let slots = std::sync::Arc::new(tokio::sync::Semaphore::new(PATCHES));
-        let writers = std::sync::Arc::new(tokio::sync::Semaphore::new(WRITERS));
+        let scribe = scribe::spawn(desk.clone(), leadership.clone());
         tokio::spawn(async move {
             while let Some(effect) = effects.recv().await {
                 match effect {
                     // what a leader of before has to say would overwrite what the new one says
-                    Effect::WriteStatus { .. }
-                    | Effect::WriteRecommendation { .. }
-                    | Effect::DeleteRecommendation(_)
-                        if !leadership.borrow().holds(Instant::now()) => {}
+                    Effect::WriteStatus { .. } if !leadership.borrow().holds(Instant::now()) => {}
+                    // the scribe lives as long as this task
                     Effect::WriteRecommendation { workload, status } => {
-                        let desk = desk.clone();
-                        let Ok(slot) = writers.clone().acquire_owned().await else { return };
-                        tokio::spawn(async move {
-                            in_time("recommendation", desk.write_recommendation(&workload, &status)).await;
-                            drop(slot);
-                        });
+                        let _ = scribe.send((workload, Entry::Write(status)));
                     }
                     Effect::DeleteRecommendation(workload) => {
-                        in_time("recommendation", desk.delete_recommendation(&workload)).await;
+                        let _ = scribe.send((workload, Entry::Delete));
                     }
                     Effect::WriteStatus { policy, status } => {
                         in_time("policy status", desk.write_status(&policy, &status)).await;

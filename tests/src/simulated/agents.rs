@@ -1,13 +1,11 @@
 //! Real agents on simulated nodes: the code of the product, on the trees of [`super::cgroup`], over the real wire.
 //!
 //! [`Agents`] runs many in this process, on simulated time and in step with the nodes: sampler, ring and uplink of each
-//! are the agent's own, only its thread and its clocks are not. [`AgentProcess`] is the real program, for a few nodes
-//! at the speed of real time.
+//! are the agent's own, only its thread and its clocks are not.
+//! At the speed of real time, the pods of the chart's DaemonSet run the real program: see [`super::programs`].
 
-use std::fs::File;
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -273,51 +271,5 @@ impl Agent {
     fn produced(&self, frame: Frame) {
         self.metrics.observe(&frame);
         self.metrics.observe_ring(self.ring.push(frame));
-    }
-}
-
-/// The real program on one node. Dropping it kills it.
-#[derive(Debug)]
-pub struct AgentProcess(Child);
-
-impl AgentProcess {
-    /// Starts `program` on the tree at `root`; what it says goes to `log`.
-    ///
-    /// # Errors
-    /// When it cannot be started.
-    pub fn start(program: &Path, node: &str, root: &Path, options: &AgentOptions, log: File) -> Result<Self> {
-        let errors = log.try_clone().context("cannot share the agent's log")?;
-        let mut command = Command::new(program);
-        command
-            .arg(format!("--node-name={node}"))
-            .arg(format!("--coordinator-address={}", options.coordinator))
-            .arg("--insecure-plaintext")
-            .arg("--cgroup-root")
-            .arg(root)
-            .arg("--listen=127.0.0.1:0")
-            .arg(format!("--sample-hertz={}", options.hertz))
-            .arg(format!("--frame-interval={}s", options.frame_interval.as_secs()))
-            .stdin(Stdio::null())
-            .stdout(log)
-            .stderr(errors);
-        let child = command.spawn().with_context(|| format!("cannot start {}", program.display()))?;
-        Ok(Self(child))
-    }
-
-    /// Whether it still runs.
-    ///
-    /// # Errors
-    /// When the kernel does not tell.
-    pub fn runs(&mut self) -> Result<bool> {
-        Ok(self.0.try_wait().context("cannot ask for the agent")?.is_none())
-    }
-}
-
-impl Drop for AgentProcess {
-    fn drop(&mut self) {
-        // it may have ended already
-        if self.0.kill().is_ok() {
-            let _ = self.0.wait();
-        }
     }
 }
