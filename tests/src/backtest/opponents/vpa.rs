@@ -1,8 +1,8 @@
 //! The Kubernetes Vertical Pod Autoscaler with its default flags (kubernetes/autoscaler at 55c37cd5eb, 1.8.0-dev).
 //!
-//! The estimator is integer-exact against the outputs of the original (`tests/data/vpa-golden.json.gz`). Around it the
-//! updater's rule: resize when the request is outside the bounds, after an OOM kill, or, from the twelfth hour on, when
-//! it is off by a tenth.
+//! The estimator is integer-exact against the outputs of the original (`tests/data/vpa-golden.json.gz`) and gives the
+//! numbers of its unit tests. Around it the updater's rule: resize when the request is outside the bounds, after an OOM
+//! kill, or, from the twelfth hour on, when it is off by a tenth.
 
 use optipod_common::{
     replay::{Observation, Rule},
@@ -12,7 +12,7 @@ use optipod_common::{
 use super::minutes::Minutes;
 use crate::backtest::trace::{CPU_UNITS, MEMORY_UNITS};
 
-const BUCKETS: usize = 176;
+/// Buckets grow by 5 %.
 const RATIO: f64 = 1.05;
 /// Lighter buckets count as empty: a thousandth of the smallest weight of a sample.
 const EPSILON: f64 = 0.0001;
@@ -28,26 +28,32 @@ const MIN_MEMORY: i64 = 250 << 20;
 const OOM_MIN_BUMP: f64 = 100.0 * 1024.0 * 1024.0;
 const OOM_RATIO: f64 = 1.2;
 
-/// The decaying histogram of VPA: buckets grow by 5 %, a day halves a weight.
-#[derive(Debug, Clone)]
-struct Histogram {
+/// Buckets each wider than the one before.
+#[derive(Debug, Clone, Copy)]
+struct Buckets {
     first: f64,
-    weights: Vec<f64>,
-    total: f64,
-    /// Unix time at which a weight counts as it is.
-    reference: Option<i64>,
+    ratio: f64,
+    count: usize,
 }
 
-impl Histogram {
-    fn new(first: f64) -> Self {
-        Self { first, weights: vec![0.0; BUCKETS], total: 0.0, reference: None }
+impl Buckets {
+    /// As many as it takes for the last one to begin at `largest` or above.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "some hundreds")]
+    fn up_to(largest: f64, first: f64, ratio: f64) -> Self {
+        let buckets = Self { first, ratio, count: 0 };
+        Self { count: buckets.position(largest).ceil() as usize + 1, ..buckets }
+    }
+
+    /// Inverse of [`Self::start`]: its whole part is the bucket in which a value lies.
+    fn position(&self, value: f64) -> f64 {
+        (value * (self.ratio - 1.0) / self.first + 1.0).ln() / self.ratio.ln()
     }
 
     fn start(&self, bucket: usize) -> f64 {
         if bucket == 0 {
             return 0.0;
         }
-        self.first * (RATIO.powf(bucket as f64) - 1.0) / (RATIO - 1.0)
+        self.first * (self.ratio.powf(bucket as f64) - 1.0) / (self.ratio - 1.0)
     }
 
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "above 0 and capped")]
@@ -55,8 +61,23 @@ impl Histogram {
         if value < self.first {
             return 0;
         }
-        let bucket = (value * (RATIO - 1.0) / self.first + 1.0).ln() / RATIO.ln();
-        (bucket as usize).min(BUCKETS - 1)
+        (self.position(value) as usize).min(self.count - 1)
+    }
+}
+
+/// The decaying histogram of VPA: a day halves a weight.
+#[derive(Debug, Clone)]
+struct Histogram {
+    buckets: Buckets,
+    weights: Vec<f64>,
+    total: f64,
+    /// Unix time at which a weight counts as it is.
+    reference: Option<i64>,
+}
+
+impl Histogram {
+    fn new(buckets: Buckets) -> Self {
+        Self { buckets, weights: vec![0.0; buckets.count], total: 0.0, reference: None }
     }
 
     fn factor(&mut self, at: i64) -> f64 {
@@ -76,7 +97,7 @@ impl Histogram {
 
     fn add(&mut self, value: f64, weight: f64, at: i64) {
         let weight = weight * self.factor(at);
-        let bucket = self.bucket(value);
+        let bucket = self.buckets.bucket(value);
         if let Some(kept) = self.weights.get_mut(bucket) {
             *kept += weight;
         }
@@ -85,13 +106,12 @@ impl Histogram {
 
     fn subtract(&mut self, value: f64, weight: f64, at: i64) {
         let weight = weight * self.factor(at);
-        let bucket = self.bucket(value);
-        self.total = (self.total - weight).max(0.0);
+        let bucket = self.buckets.bucket(value);
         if let Some(kept) = self.weights.get_mut(bucket) {
-            *kept -= weight;
-            if *kept < EPSILON {
-                *kept = 0.0;
-            }
+            // what would be lighter than a bucket that counts goes too, also from the total
+            let gone = if *kept - weight < EPSILON { *kept } else { weight };
+            *kept -= gone;
+            self.total -= gone;
         }
     }
 
@@ -107,7 +127,7 @@ impl Histogram {
             sum >= threshold
         });
         let bucket = reached.map_or(highest, |(bucket, _)| bucket);
-        self.start((bucket + 1).min(BUCKETS - 1))
+        self.buckets.start((bucket + 1).min(self.buckets.count - 1))
     }
 }
 
@@ -126,6 +146,8 @@ pub struct Recommendation {
 #[derive(Debug, Clone, Copy)]
 struct Window {
     end: i64,
+    /// Time of the latest sample.
+    last: i64,
     memory: f64,
     oom: f64,
 }
@@ -146,8 +168,8 @@ pub struct Estimator {
 impl Default for Estimator {
     fn default() -> Self {
         Self {
-            cpu: Histogram::new(0.01),
-            memory: Histogram::new(1e7),
+            cpu: Histogram::new(Buckets::up_to(1000.0, 0.01, RATIO)),
+            memory: Histogram::new(Buckets::up_to(1e12, 1e7, RATIO)),
             window: None,
             first: None,
             last: 0,
@@ -158,27 +180,37 @@ impl Default for Estimator {
 }
 
 impl Estimator {
-    /// A CPU sample at a Unix time.
+    /// A CPU sample at a Unix time; refused unless later than the one before.
     pub fn cpu(&mut self, at: i64, millicores: u64) {
+        if self.samples > 0 && at <= self.last {
+            return;
+        }
         self.first.get_or_insert(at);
         self.last = at;
         self.samples += 1;
         self.cpu.add(millicores as f64 / 1000.0, CPU_WEIGHT, at);
     }
 
-    /// A memory sample.
+    /// A memory sample; refused when earlier than the one before or negative.
     pub fn memory(&mut self, at: i64, bytes: f64) {
+        if bytes < 0.0 || self.window.is_some_and(|window| at < window.last) {
+            return;
+        }
         self.memory_sample(at, bytes, false);
     }
 
-    /// An OOM kill of a container with this memory request.
+    /// An OOM kill of a container with this memory request; refused when a day older than the latest sample.
     pub fn oom(&mut self, at: i64, request: f64) {
+        if self.window.is_some_and(|window| at < window.last - DAY) {
+            return;
+        }
         let used = request.max(self.window.map_or(0.0, |window| window.memory));
         self.memory_sample(at, (used + OOM_MIN_BUMP).max(used * OOM_RATIO).trunc(), true);
     }
 
     fn memory_sample(&mut self, at: i64, bytes: f64, oom: bool) {
-        let mut window = self.window.unwrap_or(Window { end: at, memory: 0.0, oom: 0.0 });
+        let mut window = self.window.unwrap_or(Window { end: at, last: at, memory: 0.0, oom: 0.0 });
+        window.last = at;
         let mut is_peak = false;
         if at < window.end {
             let old = window.memory.max(window.oom);
@@ -210,20 +242,32 @@ impl Estimator {
 
     #[allow(clippy::cast_possible_truncation, reason = "VPA truncates")]
     fn recommend(&self, histogram: &Histogram, scale: f64, floor: i64) -> Recommendation {
-        let lifetime = (self.last - self.first.unwrap_or(self.last)) as f64 / DAY as f64;
-        let confidence = lifetime.min(self.samples as f64 / 1440.0);
-        let with_margin = |share| {
-            let base = (histogram.percentile(share) * scale) as i64;
-            base + (base as f64 * MARGIN) as i64
-        };
-        let upper = (with_margin(0.95) as f64 * (1.0 + 1.0 / confidence)).min(MAX_AMOUNT) as i64;
-        let lower = (with_margin(0.5) as f64 * (1.0 + 0.001 / confidence).powf(-2.0)) as i64;
+        let confidence = self.confidence(DAY);
+        let share = |share| with_margin((histogram.percentile(share) * scale) as i64, MARGIN);
         Recommendation {
-            target: with_margin(0.9).max(floor),
-            lower: lower.max(floor),
-            upper: upper.max(floor),
+            target: share(0.9).max(floor),
+            lower: by_confidence(share(0.5), confidence, 0.001, -2.0).max(floor),
+            upper: by_confidence(share(0.95), confidence, 1.0, 1.0).max(floor),
         }
     }
+
+    /// How many intervals are known of: 1 after one with a sample a minute.
+    fn confidence(&self, interval: i64) -> f64 {
+        let lifetime = (self.last - self.first.unwrap_or(self.last)) as f64 / interval as f64;
+        lifetime.min(self.samples as f64 / (interval as f64 / 60.0))
+    }
+}
+
+/// An amount and a fraction of it.
+#[allow(clippy::cast_possible_truncation, reason = "VPA truncates")]
+fn with_margin(amount: i64, fraction: f64) -> i64 {
+    amount + (amount as f64 * fraction) as i64
+}
+
+/// An amount, the further off the less confidence there is: above for a positive exponent, below for a negative one.
+#[allow(clippy::cast_possible_truncation, reason = "VPA truncates")]
+fn by_confidence(amount: i64, confidence: f64, multiplier: f64, exponent: f64) -> i64 {
+    (amount as f64 * (1.0 + multiplier / confidence).powf(exponent)).min(MAX_AMOUNT) as i64
 }
 
 /// VPA under replay: a sample a minute, its updater a minute later.
@@ -293,6 +337,9 @@ impl Rule for VpaRule {
 }
 
 #[cfg(test)]
+mod conformance;
+
+#[cfg(test)]
 mod tests {
     use std::fs::File;
 
@@ -303,15 +350,15 @@ mod tests {
 
     #[derive(Deserialize)]
     struct Golden {
-        cpu_buckets: Buckets,
-        memory_buckets: Buckets,
+        cpu_buckets: GoldenBuckets,
+        memory_buckets: GoldenBuckets,
         cpu_find_bucket: Vec<Probe>,
         memory_find_bucket: Vec<Probe>,
         traces: Vec<GoldenTrace>,
     }
 
     #[derive(Deserialize)]
-    struct Buckets {
+    struct GoldenBuckets {
         #[serde(rename = "num_buckets")]
         count: usize,
         epsilon: f64,
@@ -362,17 +409,17 @@ mod tests {
     fn buckets_are_those_of_vpa() {
         let Golden { cpu_buckets, memory_buckets, cpu_find_bucket, memory_find_bucket, .. } = golden();
         let Estimator { cpu, memory, .. } = Estimator::default();
-        for (histogram, expected, probes) in
+        for (Histogram { buckets, .. }, expected, probes) in
             [(cpu, cpu_buckets, cpu_find_bucket), (memory, memory_buckets, memory_find_bucket)]
         {
-            assert_eq!((expected.count, expected.bucket_starts.len()), (BUCKETS, BUCKETS));
+            assert_eq!((expected.count, expected.bucket_starts.len()), (buckets.count, buckets.count));
             assert!((expected.epsilon - EPSILON).abs() < 1e-12);
             for (bucket, start) in expected.bucket_starts.iter().enumerate() {
-                let ours = histogram.start(bucket);
+                let ours = buckets.start(bucket);
                 assert!((ours - start).abs() <= start * 1e-12, "bucket {bucket}: {ours}, VPA has {start}");
             }
             for probe in probes {
-                assert_eq!(histogram.bucket(probe.value), probe.index, "{}", probe.value);
+                assert_eq!(buckets.bucket(probe.value), probe.index, "{}", probe.value);
             }
         }
     }
