@@ -12,6 +12,10 @@
 //!    row may be seen as one, so only their first and last value count;
 //! 3. reasons and texts of all Events of a pod, without their number and order: each is written on its own;
 //! 4. what the API server answered to what it refused.
+//!
+//! How a container ended the last time (`lastState`) is shown by a real kubelet as long as its runtime remembers the dead
+//! container, which an emulated node under load sometimes does not: it may be missing there, and where it is shown it is
+//! compared.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -29,7 +33,8 @@ pub fn compare(real: &Played, simulated: &Played) -> Result<()> {
             found.retain(|path, _| !path.contains(READ_AT_SYNCS));
             found
         };
-        let (real, simulated) = (settled(real), settled(simulated));
+        let (real, mut simulated) = (settled(real), settled(simulated));
+        let real = forget(real, &mut simulated);
         differ(&format!("settled {index}"), &real, &simulated, &mut differences);
     }
     if real.settled.len() != simulated.settled.len() {
@@ -48,6 +53,7 @@ pub fn compare(real: &Played, simulated: &Played) -> Result<()> {
         .collect();
     of_real.retain(|path, _| !same.contains(path));
     of_simulated.retain(|path, _| !same.contains(path));
+    let of_real = forget(of_real, &mut of_simulated);
     differ("history", &of_real, &of_simulated, &mut differences);
     differ("events", &events(real), &events(simulated), &mut differences);
     let refusals = |played: &Played| -> Vec<String> {
@@ -73,6 +79,34 @@ fn differ<V: PartialEq + std::fmt::Debug>(
             differences.push(format!("{what} {key}\n  real      {real:?}\n  simulated {simulated:?}"));
         }
     }
+}
+
+/// Takes `lastState` out where the real one does not show how the container ended.
+fn forget<V: std::fmt::Debug>(
+    mut real: BTreeMap<String, V>,
+    simulated: &mut BTreeMap<String, V>,
+) -> BTreeMap<String, V> {
+    const LAST: &str = "/lastState";
+    let restarted = |path: &String, value: &V| {
+        let counts = format!("{value:?}");
+        path.ends_with("/restartCount") && counts.split('"').skip(1).step_by(2).any(|count| count != "0")
+    };
+    let remembers = real.keys().any(|path| path.contains(&format!("{LAST}/")));
+    if !remembers && real.iter().any(|(path, value)| restarted(path, value)) {
+        real.retain(|path, _| !path.contains(LAST));
+        simulated.retain(|path, _| !path.contains(LAST));
+    }
+    real
+}
+
+/// What the runtime of a node failed to do, when it did: such a run says nothing about the kubelet.
+pub fn disturbed(played: &Played) -> Option<String> {
+    let texts = played.history.events.iter().filter_map(|event| {
+        let failed =
+            matches!(event["reason"].as_str()?, "FailedKillPod" | "FailedSync" | "FailedCreatePodSandBox");
+        failed.then(|| event["message"].as_str().unwrap_or_default().to_owned())
+    });
+    texts.into_iter().find(|text| text.contains("rpc error"))
 }
 
 /// See 1.
