@@ -208,7 +208,8 @@ fn start(
 /// `cargo lab images` makes.
 fn simulator(cache: &Cache, simulated: &Simulated, progress: &Progress) -> Result<Command> {
     let Simulated { count, arguments } = simulated;
-    let mut command = command(product::build_simulator(cache, progress)?, ["--nodes", &count.to_string()]);
+    let mut command =
+        command(product::build_simulator(cache, false, progress)?, ["--nodes", &count.to_string()]);
     command.arg("--programs").arg(product::binaries(cache)).args(arguments);
     Ok(command)
 }

@@ -104,12 +104,15 @@ pub fn binaries(cache: &Cache) -> PathBuf {
 }
 
 /// Builds the program that plays simulated nodes, for this machine; call it outside the lab's network.
-pub fn build_simulator(cache: &Cache, progress: &Progress) -> Result<PathBuf> {
+pub fn build_simulator(cache: &Cache, release: bool, progress: &Progress) -> Result<PathBuf> {
     let mut cargo = command(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()), ["build", "--locked"]);
     // A test target is named so that cargo unites features as it does for all tests: otherwise it builds most
     // dependencies a second time.
     cargo.args(["--workspace", "--features", "optipod-tests/cluster", "--bin", SIMULATOR, "--test", "chart"]);
     cargo.arg("--message-format=json-render-diagnostics").current_dir(paths::workspace());
+    if release {
+        cargo.args(["--profile", PROFILE]);
+    }
     let log = cache.log("cargo-simulator");
     progress.note("building the simulator with cargo");
     command::run_logged(&mut cargo, &log, |elapsed| {

@@ -19,6 +19,9 @@ pub struct Options {
     /// Write what was written to each pod, in order, so that two runs can be compared.
     #[arg(long, value_name = "FILE")]
     sequences: Option<PathBuf>,
+    /// Play with an optimised build: many nodes need it. Compiles for some minutes, once.
+    #[arg(long)]
+    release: bool,
     /// Leave the control plane running at the end.
     #[arg(long)]
     keep: bool,
@@ -27,14 +30,14 @@ pub struct Options {
 /// Plays a scenario; an error when it could not be played, or when an expectation failed.
 pub fn run(name: &str, cache: &Cache, options: &Options, install: bool) -> Result<()> {
     interrupt::install()?;
-    let Options { file, sequences, keep } = options;
+    let Options { file, sequences, release, keep } = options;
     let file = file.canonicalize().with_context(|| format!("cannot read {}", file.display()))?;
     let instance = Instance::new(name)?;
     if instance.state()?.is_some_and(|state| state.complete) && lifecycle::healthy(&instance) {
         bail!("lab {name:?} is up already: `cargo lab --name {name} down` first, or use another --name");
     }
     // before the lab: a control plane that waits for a compiler is only noise
-    let program = product::build_simulator(cache, &Progress::new("simulate", 1))?;
+    let program = product::build_simulator(cache, *release, &Progress::new("simulate", 1))?;
     let up = lifecycle::Options { nodes: 0, install, ..lifecycle::Options::default() };
     lifecycle::up(&instance, cache, &up)?;
     let mut play = command(program, ["--play"]);

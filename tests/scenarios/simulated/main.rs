@@ -24,6 +24,8 @@ const ALONE: &[Case<Stage>] = &[
     case!(played::refusals_have_reasons_and_are_not_tried_in_a_loop),
     case!(played::lost_nodes_and_agents_lead_to_no_wrong_resize),
     case!(played::nothing_shrinks_on_stale_data),
+    case!(played::what_pods_go_through_changes_no_promise),
+    case!(played::nodes_that_cannot_resize_are_named),
     case!(played::a_bad_api_server_breaks_nothing),
     case!(played::a_killed_leader_leaves_nothing_half_done),
     case!(played::the_same_seed_asks_the_same_of_each_pod),

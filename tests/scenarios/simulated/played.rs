@@ -38,6 +38,14 @@ pub async fn nothing_shrinks_on_stale_data(stage: Arc<Stage>) -> Result<()> {
     play_file(&stage, "stale-data").await
 }
 
+pub async fn what_pods_go_through_changes_no_promise(stage: Arc<Stage>) -> Result<()> {
+    play_file(&stage, "lives-of-pods").await
+}
+
+pub async fn nodes_that_cannot_resize_are_named(stage: Arc<Stage>) -> Result<()> {
+    play_file(&stage, "odd-nodes").await
+}
+
 pub async fn a_bad_api_server_breaks_nothing(stage: Arc<Stage>) -> Result<()> {
     play_file(&stage, "bad-api-server").await
 }

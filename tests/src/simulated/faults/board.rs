@@ -92,9 +92,10 @@ impl Board {
         let state = self.lock();
         let draw = Draw { seed: state.seed, fault: number };
         state.faults.get(number).is_some_and(|fault| match &fault.kind {
-            Kind::Resize { pods, .. } | Kind::CountersReset(pods) | Kind::Conflict(pods) => {
-                pods.contain(namespace, pod, draw)
-            }
+            Kind::Resize { pods, .. }
+            | Kind::CountersReset(pods)
+            | Kind::Evicted(pods)
+            | Kind::Conflict(pods) => pods.contain(namespace, pod, draw),
             _ => false,
         })
     }

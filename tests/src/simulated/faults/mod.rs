@@ -51,6 +51,8 @@ pub enum Kind {
     },
     /// Counters of all containers of these pods start at zero again. At one moment.
     CountersReset(Pods),
+    /// The node is short of memory: its kubelet ends these pods. At one moment.
+    Evicted(Pods),
     /// The API server misbehaves towards coordinators.
     Api {
         /// For these requests.

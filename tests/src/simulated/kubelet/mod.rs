@@ -5,7 +5,7 @@
 //!   fleet.rs      all nodes of this process; timers; which pod is on which node
 //!     node_agent.rs one kubelet: admission, incarnations, addresses, retries of deferred resizes
 //!       resize.rs     what the node has promised (pure)         actuate.rs  what the runtime is asked for (pure)
-//!       pod.rs        a pod from admission to its end           behaviour.rs  annotations
+//!       pod.rs, pod/  a pod from admission to its end           behaviour.rs  annotations
 //!       size.rs       sums of requests and limits               containers.rs the runtime's interface
 //!   status.rs     the status that a pod should have; patch.rs: the difference to what the API server shows
 //!   events.rs     reasons and texts

@@ -1,6 +1,6 @@
 //! What a scenario expects, and whether it holds of what is seen. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use anyhow::{Result, bail, ensure};
@@ -30,6 +30,9 @@ pub struct Expectation {
     /// Containers started again.
     #[serde(default)]
     pub restarts: Option<Restarts>,
+    /// Pods whose status shows a reason.
+    #[serde(default)]
+    pub pods: Option<Shown>,
     /// What a policy's status says of a workload.
     #[serde(default)]
     pub status: Option<Status>,
@@ -94,6 +97,27 @@ pub struct Restarts {
     #[serde(default)]
     pub at_least: Option<u64>,
     /// At most, all containers together.
+    #[serde(default)]
+    pub at_most: Option<u64>,
+}
+
+/// How many pods show a reason.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Shown {
+    /// The pod's reason, or why a container of it waits, ended or ended the last time: `Evicted`, `OOMKilled`,
+    /// `CrashLoopBackOff`, ...
+    pub show: String,
+    /// Of this namespace.
+    #[serde(default)]
+    pub namespace: Option<String>,
+    /// Of this workload; of all when absent.
+    #[serde(default)]
+    pub workload: Option<String>,
+    /// At least so many pods.
+    #[serde(default)]
+    pub at_least: Option<u64>,
+    /// At most so many pods.
     #[serde(default)]
     pub at_most: Option<u64>,
 }
@@ -222,6 +246,10 @@ pub struct SeenPod {
     pub workload: String,
     /// Restarts of all its containers.
     pub restarts: u64,
+    /// It failed or succeeded: nobody resizes it any more.
+    pub ended: bool,
+    /// Reasons that its status shows.
+    pub shows: BTreeSet<String>,
     /// Its containers.
     pub containers: Vec<SeenContainer>,
 }
@@ -297,6 +325,7 @@ impl Expectation {
         let things = [
             self.resized.is_some(),
             self.restarts.is_some(),
+            self.pods.is_some(),
             self.status.is_some(),
             self.recommendation.is_some(),
             self.requests.is_some(),
@@ -306,7 +335,7 @@ impl Expectation {
         ];
         ensure!(
             things.into_iter().filter(|said| *said).count() == 1,
-            "expected exactly one of resized, restarts, status, recommendation, requests, writes, tries and metric"
+            "expected exactly one of resized, restarts, pods, status, recommendation, requests, writes, tries and metric"
         );
         for name in self.workloads() {
             if scenario.workload(name, None).is_none() {
@@ -325,6 +354,7 @@ impl Expectation {
         let optional = [
             self.resized.as_ref().and_then(|e| e.workload.as_deref()),
             self.restarts.as_ref().and_then(|e| e.workload.as_deref()),
+            self.pods.as_ref().and_then(|e| e.workload.as_deref()),
             self.writes.as_ref().and_then(|e| e.workload.as_deref()),
             self.tries.as_ref().and_then(|e| e.workload.as_deref()),
             self.status.as_ref().map(|e| e.workload.as_str()),
@@ -339,6 +369,7 @@ impl Expectation {
         let count = |e: &Count| e.per_pod_at_most.is_some() || e.at_least.is_some() || e.at_most.is_some();
         self.resized.as_ref().is_none_or(|e| e.at_least.is_some() || e.at_most.is_some())
             && self.restarts.as_ref().is_none_or(|e| e.at_least.is_some() || e.at_most.is_some())
+            && self.pods.as_ref().is_none_or(|e| e.at_least.is_some() || e.at_most.is_some())
             && self
                 .status
                 .as_ref()
@@ -356,6 +387,7 @@ impl Expectation {
             .as_ref()
             .map(|e| e.judge(view))
             .or_else(|| self.restarts.as_ref().map(|e| e.judge(view)))
+            .or_else(|| self.pods.as_ref().map(|e| e.judge(view)))
             .or_else(|| self.status.as_ref().map(|e| e.judge(view)))
             .or_else(|| self.recommendation.as_ref().map(|e| e.judge(view)))
             .or_else(|| self.requests.as_ref().map(|e| e.judge(view)))
@@ -383,7 +415,8 @@ fn selected<'a>(
 
 impl Resized {
     fn judge(&self, view: &View) -> Judgement {
-        let pods: Vec<_> = selected(view, self.namespace.as_deref(), self.workload.as_deref()).collect();
+        let pods = selected(view, self.namespace.as_deref(), self.workload.as_deref());
+        let pods: Vec<_> = pods.filter(|pod| !pod.ended).collect();
         let count = pods.iter().filter(|pod| pod.resized()).count();
         let share = if pods.is_empty() { 0.0 } else { count as f64 / pods.len() as f64 };
         let bound = |percent: Option<Percent>| percent.map(|percent| percent.0.value());
@@ -399,6 +432,16 @@ impl Restarts {
         let count = pods.map(|pod| pod.restarts).sum::<u64>();
         let holds = within(&count, self.at_least.as_ref(), self.at_most.as_ref());
         Judgement { holds, seen: format!("{count} restarts") }
+    }
+}
+
+impl Shown {
+    fn judge(&self, view: &View) -> Judgement {
+        let pods: Vec<_> = selected(view, self.namespace.as_deref(), self.workload.as_deref()).collect();
+        let count = pods.iter().filter(|pod| pod.shows.contains(&self.show)).count();
+        let count = u64::try_from(count).unwrap_or(u64::MAX);
+        let holds = within(&count, self.at_least.as_ref(), self.at_most.as_ref());
+        Judgement { holds, seen: format!("{count} of {} pods show {}", pods.len(), self.show) }
     }
 }
 
@@ -438,7 +481,7 @@ impl Recommendation {
 
 impl Requests {
     fn judge(&self, view: &View) -> Judgement {
-        let pods = selected(view, None, Some(&self.workload));
+        let pods = selected(view, None, Some(&self.workload)).filter(|pod| !pod.ended);
         let containers = pods.flat_map(|pod| &pod.containers).filter(|c| c.name == self.container);
         let judged: Vec<_> =
             containers.map(|c| judge_amounts(c.desired.requests, self.cpu, self.memory)).collect();
@@ -551,6 +594,14 @@ impl Expectation {
                 bounds(text(e.at_least), text(e.at_most))
             );
         }
+        if let Some(e) = &self.pods {
+            return format!(
+                "pods{} that show {}: {}",
+                of(e.workload.as_deref()),
+                e.show,
+                bounds(text(e.at_least), text(e.at_most))
+            );
+        }
         if let Some(e) = &self.status {
             let said = [&e.phase, &e.reason, &e.message].into_iter().flatten();
             let said = said.map(String::as_str).collect::<Vec<_>>().join(" ");
@@ -601,8 +652,8 @@ mod tests {
             namespace: "default".to_owned(),
             name: name.to_owned(),
             workload: "web".to_owned(),
-            restarts: 0,
             containers: vec![container],
+            ..SeenPod::default()
         }
     }
 
@@ -620,6 +671,19 @@ mod tests {
         assert!(!holds("{by: 1m, resized: {workload: web, atLeast: 51%}}", &view));
         assert!(!holds("{by: 1m, resized: {workload: web, atMost: 49%}}", &view));
         assert!(!holds("{by: 1m, resized: {workload: web, atMost: 100%}}", &View::default()), "no pods");
+    }
+
+    #[test]
+    fn what_pods_show_is_counted_and_the_dead_are_not_resized() {
+        let shows = BTreeSet::from(["Evicted".to_owned()]);
+        let dead = SeenPod { ended: true, shows, ..pod("dead", 100, 100, 100) };
+        let view = View { pods: vec![pod("a", 100, 50, 50), dead], ..View::default() };
+        assert!(holds("{by: 1m, pods: {workload: web, show: Evicted, atLeast: 1, atMost: 1}}", &view));
+        assert!(!holds("{by: 1m, pods: {show: Evicted, atLeast: 2}}", &view));
+        assert!(holds("{always: {}, pods: {show: OOMKilled, atMost: 0}}", &view));
+        assert!(holds("{by: 1m, resized: {workload: web, atLeast: 100%}}", &view));
+        let all = "{by: 1m, requests: {workload: web, container: app, cpu: {from: 50m, to: 50m}}}";
+        assert!(holds(all, &view));
     }
 
     #[test]

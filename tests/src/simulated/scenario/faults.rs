@@ -33,6 +33,9 @@ pub struct FaultEntry {
     /// Counters start at zero again.
     #[serde(default)]
     pub counters_reset: Option<PodsEntry>,
+    /// Kubelets end pods because memory is short.
+    #[serde(default)]
+    pub evicted: Option<PodsEntry>,
     /// The API server misbehaves.
     #[serde(default)]
     pub api: Option<ApiEntry>,
@@ -201,6 +204,9 @@ impl FaultEntry {
         if let Some(entry) = &self.counters_reset {
             thing(vec![Kind::CountersReset(entry.pods())]);
         }
+        if let Some(entry) = &self.evicted {
+            thing(vec![Kind::Evicted(entry.pods())]);
+        }
         if let Some(entry) = &self.api {
             thing(vec![entry.kind()?]);
         }
@@ -221,10 +227,12 @@ impl FaultEntry {
         ensure!(
             things == 1,
             "says {things} things: expected exactly one of resize, nodeLost, agentLost, agentClock, countersReset, \
-             api, apiDown, watchCut, conflict, leaderKilled"
+             evicted, api, apiDown, watchCut, conflict, leaderKilled"
         );
-        let moment =
-            self.counters_reset.is_some() || self.watch_cut.is_some() || self.leader_killed.is_some();
+        let moment = self.counters_reset.is_some()
+            || self.evicted.is_some()
+            || self.watch_cut.is_some()
+            || self.leader_killed.is_some();
         ensure!(self.lasts.is_none() || !moment, "for: this happens at one moment and does not last");
         let lasts = self.lasts.map(|time| time.0);
         Ok(kinds.into_iter().map(|kind| Fault { at: self.at.0, lasts, kind }).collect())
@@ -240,6 +248,7 @@ impl FaultEntry {
         let pods = [
             self.resize.as_ref().map(|entry| &entry.pods),
             self.counters_reset.as_ref(),
+            self.evicted.as_ref(),
             self.conflict.as_ref(),
         ];
         for entry in pods.into_iter().flatten() {

@@ -73,6 +73,12 @@ pub struct NodeGroup {
     /// Version that the kubelet reports; that of the control plane when absent.
     #[serde(default)]
     pub version: Option<String>,
+    /// Features that the nodes declare; those of the version of the control plane when absent.
+    #[serde(default)]
+    pub declared_features: Option<Vec<String>>,
+    /// CPU manager with policy `static`: CPU of Guaranteed pods cannot be resized.
+    #[serde(default)]
+    pub static_cpus: bool,
 }
 
 const fn pods_per_node() -> u16 {
@@ -133,6 +139,9 @@ pub enum WorkloadKind {
 pub struct Container {
     /// Its name.
     pub name: String,
+    /// When it runs.
+    #[serde(rename = "type", default)]
+    pub kind: ContainerType,
     /// What it asks for.
     #[serde(default)]
     pub requests: Amounts,
@@ -145,6 +154,18 @@ pub struct Container {
     /// What a resize does to it.
     #[serde(default)]
     pub resize_policy: ResizePolicies,
+}
+
+/// When a container runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub enum ContainerType {
+    /// As long as its pod.
+    #[default]
+    Regular,
+    /// Once, before the others.
+    Init,
+    /// As long as its pod, started before the regular ones: an init container that is restarted always.
+    Sidecar,
 }
 
 /// CPU and memory; what is absent is not stated.
@@ -291,7 +312,8 @@ impl Scenario {
     }
 
     fn check_workload(&self, workload: &Workload) -> Result<()> {
-        ensure!(!workload.containers.is_empty(), "containers: expected at least one");
+        let mut regular = workload.containers.iter().filter(|c| c.kind == ContainerType::Regular);
+        ensure!(regular.next().is_some(), "containers: expected at least one of type Regular");
         let twins = self.workloads.iter().filter(|other| other.namespace == workload.namespace);
         for other in twins.clone() {
             let prefix = format!("{}-", other.name);

@@ -23,6 +23,7 @@ use crate::simulated::faults::{Board, Kind};
 use crate::simulated::kubelet::api::{self, Events, Kubelets};
 use crate::simulated::kubelet::fleet::Fleet as Nodes;
 use crate::simulated::kubelet::node_agent::{NodeAgent, Setup};
+use crate::simulated::kubelet::pod::Worker;
 use crate::simulated::kubelet::{Delays, Now};
 use crate::simulated::node::{self, FEATURES, Shape};
 use crate::simulated::runtime::{Exit, ExitReason, Runtime};
@@ -33,6 +34,9 @@ const STEP: Duration = Duration::from_secs(1);
 const HERTZ: u32 = 1;
 /// Version that kubelets report when the scenario says nothing.
 const VERSION: &str = "v1.36.3";
+/// What a kubelet says of a pod that it evicts for memory.
+const SHORT_OF_MEMORY: &str =
+    "The node was low on resource: memory. Threshold quantity: 100Mi, available: 96Mi. ";
 /// Registrations under way at once.
 const TOGETHER: usize = 16;
 
@@ -226,8 +230,11 @@ fn shape(group: &NodeGroup) -> Shape {
         memory: group.memory.0,
         pods: group.pods,
         kubelet_version: group.version.clone().unwrap_or_else(|| VERSION.to_owned()),
-        declared_features: FEATURES.split(',').map(str::trim).map(str::to_owned).collect(),
-        static_cpus: false,
+        declared_features: group
+            .declared_features
+            .clone()
+            .unwrap_or_else(|| FEATURES.split(',').map(str::trim).map(str::to_owned).collect()),
+        static_cpus: group.static_cpus,
     }
 }
 
@@ -286,8 +293,10 @@ impl Machine {
     /// Lets go wrong what the board says of this moment.
     fn wrong(&mut self, time: Duration) -> Result<()> {
         for (number, kind) in self.board.advance(time) {
-            if matches!(kind, Kind::CountersReset(_)) {
-                self.reset_counters(number)?;
+            match kind {
+                Kind::CountersReset(_) => self.reset_counters(number)?,
+                Kind::Evicted(_) => self.evict(number),
+                _ => {}
             }
             // nobody listens at the end
             let _ = self.sender.send((number, kind));
@@ -301,20 +310,30 @@ impl Machine {
         Ok(())
     }
 
-    fn reset_counters(&self, number: usize) -> Result<()> {
-        let concerned: Vec<(String, String, Vec<String>)> = self.kubelets.look(|fleet| {
+    /// Node, UID and running containers of the pods that a fault is about.
+    fn concerned(&self, number: usize) -> Vec<(String, String, Vec<String>)> {
+        self.kubelets.look(|fleet| {
             let pods = fleet.nodes().flat_map(|node| node.pods().map(|pod| (node.setup.node.clone(), pod)));
             let concerned = pods.filter(|(_, pod)| {
                 let (namespace, name) = pod.names();
                 self.board.concerns(number, &namespace, &name)
             });
-            let running = |pod: &crate::simulated::kubelet::pod::Worker| {
+            let running = |pod: &Worker| {
                 let running = pod.containers.iter().filter(|container| container.running());
                 running.map(|container| container.slot.name.clone()).collect()
             };
             concerned.map(|(node, pod)| (node, pod.uid.clone(), running(pod))).collect()
-        });
-        for (node, uid, containers) in concerned {
+        })
+    }
+
+    fn evict(&self, number: usize) {
+        for (_, uid, _) in self.concerned(number) {
+            self.kubelets.evict(&uid, SHORT_OF_MEMORY);
+        }
+    }
+
+    fn reset_counters(&self, number: usize) -> Result<()> {
+        for (node, uid, containers) in self.concerned(number) {
             let runtime = self.names.iter().zip(&self.runtimes).find(|(name, _)| **name == node);
             for container in containers {
                 if let Some((_, runtime)) = runtime {

@@ -2,14 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use kube::ResourceExt;
 use optipod_common::resources::{Amounts as CommonAmounts, Resources};
 use optipod_coordinator::index::resources_of;
 use serde_json::{Map, Value, json};
 
 use super::expect::{SeenContainer, SeenPod};
-use super::file::{Amounts, Container, Scenario, Workload, WorkloadKind};
+use super::file::{Amounts, Container, ContainerType, Scenario, Workload, WorkloadKind};
 
 /// Label of all that a scenario creates.
 pub const SCENARIO: &str = "simulated.optipod.io/scenario";
@@ -129,12 +129,19 @@ fn template(workload: &Workload) -> (Words, Words, Value) {
     let mut spec = json!({
         "nodeSelector": {NODE: "true"},
         "terminationGracePeriodSeconds": 0,
-        "containers": workload.containers.iter().map(container).collect::<Vec<_>>(),
+        "initContainers": containers(workload, false),
+        "containers": containers(workload, true),
     });
     if let (Some(spec), Some(priority)) = (spec.as_object_mut(), workload.priority) {
         spec.insert("priorityClassName".to_owned(), priority_class(priority).into());
     }
     (labels, annotations, spec)
+}
+
+/// The regular containers, or those that start before them, in the order of the scenario.
+fn containers(workload: &Workload, regular: bool) -> Vec<Value> {
+    let of_this = |c: &&Container| (c.kind == ContainerType::Regular) == regular;
+    workload.containers.iter().filter(of_this).map(container).collect()
 }
 
 fn container(container: &Container) -> Value {
@@ -146,12 +153,21 @@ fn container(container: &Container) -> Value {
             policies.push(json!({"resourceName": resource, "restartPolicy": format!("{policy:?}")}));
         }
     }
-    json!({
+    let mut object = json!({
         "name": container.name,
         "image": IMAGE,
         "resources": {"requests": amounts(container.requests), "limits": amounts(container.limits)},
-        "resizePolicy": policies,
-    })
+    });
+    if let Some(object) = object.as_object_mut() {
+        // an init container that runs once may not have one
+        if !policies.is_empty() {
+            object.insert("resizePolicy".to_owned(), policies.into());
+        }
+        if container.kind == ContainerType::Sidecar {
+            object.insert("restartPolicy".to_owned(), "Always".into());
+        }
+    }
+    object
 }
 
 fn amounts(amounts: Amounts) -> Value {
@@ -179,11 +195,17 @@ pub fn declared(container: &Container) -> Resources {
 pub fn seen(pod: &Pod, scenario: &Scenario) -> Option<SeenPod> {
     let namespace = pod.namespace()?;
     let workload = scenario.workload(pod.labels().get(WORKLOAD)?, Some(&namespace))?;
-    let statuses =
-        pod.status.as_ref().and_then(|status| status.container_statuses.as_deref()).unwrap_or_default();
-    let specs = pod.spec.as_ref().map_or(&[][..], |spec| &spec.containers);
+    let status = pod.status.as_ref();
+    let statuses: Vec<&ContainerStatus> = status
+        .iter()
+        .flat_map(|status| [&status.init_container_statuses, &status.container_statuses])
+        .flatten()
+        .flatten()
+        .collect();
+    let spec = pod.spec.as_ref();
+    let specs = || spec.iter().flat_map(|spec| spec.init_containers.iter().flatten().chain(&spec.containers));
     let container = |container: &Container| {
-        let spec = specs.iter().find(|spec| spec.name == container.name);
+        let spec = specs().find(|spec| spec.name == container.name);
         let status = statuses.iter().find(|status| status.name == container.name);
         SeenContainer {
             name: container.name.clone(),
@@ -192,11 +214,20 @@ pub fn seen(pod: &Pod, scenario: &Scenario) -> Option<SeenPod> {
             actual: resources_of(status.and_then(|status| status.resources.as_ref())),
         }
     };
+    let phase = status.and_then(|status| status.phase.clone()).unwrap_or_default();
+    let moments = statuses.iter().flat_map(|status| [&status.state, &status.last_state]).flatten();
+    let reasons = moments.flat_map(|state| {
+        let waiting = state.waiting.as_ref().and_then(|waiting| waiting.reason.clone());
+        waiting.into_iter().chain(state.terminated.as_ref().and_then(|ended| ended.reason.clone()))
+    });
+    let shows = reasons.chain(status.and_then(|status| status.reason.clone())).collect();
     let restarts = statuses.iter().map(|status| u64::try_from(status.restart_count).unwrap_or(0)).sum();
     Some(SeenPod {
         name: pod.name_any(),
         workload: workload.name.clone(),
         restarts,
+        ended: matches!(phase.as_str(), "Failed" | "Succeeded"),
+        shows,
         containers: workload.containers.iter().map(container).collect(),
         namespace,
     })

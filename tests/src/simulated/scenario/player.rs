@@ -34,6 +34,7 @@ use super::objects::{self, SCENARIO};
 use super::report::{Cost, Report, count_resizes, sequences};
 use super::service::Service;
 use super::tracker::Tracker;
+use super::value::Time;
 use crate::simulated::clock::Wall;
 use crate::simulated::faults::{Board, Fault, Kind};
 use crate::simulated::proxy::Proxy;
@@ -62,6 +63,27 @@ const NODES: &str = "optipod.io/simulated=true";
 /// Real time between two frames of an agent, at least.
 const FRAME: Duration = Duration::from_millis(250);
 
+/// Real time between two lines about how far it is.
+const TALK: Duration = Duration::from_secs(10);
+
+/// How far it is, on standard error, now and then.
+struct Words {
+    last: Option<Instant>,
+}
+
+impl Words {
+    fn new(talks: bool) -> Self {
+        Self { last: talks.then(Instant::now) }
+    }
+
+    fn say(&mut self, line: impl FnOnce() -> String) {
+        if let Some(last) = self.last.as_mut().filter(|last| last.elapsed() >= TALK) {
+            *last = Instant::now();
+            eprintln!("  {}", line());
+        }
+    }
+}
+
 /// A lab with the chart in it.
 pub struct Stage {
     lab: Lab,
@@ -72,6 +94,8 @@ pub struct Stage {
     identity: Config,
     /// Scenarios played.
     played: AtomicU16,
+    /// Says on standard error how far it is.
+    talks: bool,
 }
 
 impl Stage {
@@ -105,7 +129,13 @@ impl Stage {
         let token = lab.kubectl(&["create", "token", "optipod-coordinator", "--namespace", OWN_NAMESPACE])?;
         let mut identity = config.clone();
         identity.auth_info = serde_json::from_value(json!({ "token": token.trim() }))?;
-        Ok(Self { lab, config, client, identity, played: AtomicU16::new(0) })
+        Ok(Self { lab, config, client, identity, played: AtomicU16::new(0), talks: false })
+    }
+
+    /// Says on standard error how far it is.
+    #[must_use]
+    pub fn talking(self) -> Self {
+        Self { talks: true, ..self }
     }
 
     /// Plays a scenario from nothing to its end, and cleans up.
@@ -346,6 +376,7 @@ impl Play<'_> {
         stage.apply(before.map(|entry| objects::marked(entry.value())).collect()).await?;
         stage.apply(scenario.workloads.iter().flat_map(objects::workload).collect()).await?;
         let begin = Instant::now();
+        let mut words = Words::new(stage.talks);
         let (fixed, each) = READY;
         let wanted = usize::try_from(scenario.pod_count())?;
         let patience = fixed + each * u32::try_from(wanted)?;
@@ -356,6 +387,7 @@ impl Play<'_> {
             if ready == wanted {
                 return Ok(());
             }
+            words.say(|| format!("{ready} of {wanted} pods are ready"));
             if begin.elapsed() > patience {
                 let waiting = state.iter().find(|pod| !objects::ready(pod));
                 let example =
@@ -379,6 +411,7 @@ impl Play<'_> {
         waiting.sort_by_key(|(at, _)| *at);
         waiting.reverse();
         let begin = Instant::now();
+        let mut words = Words::new(self.stage.talks);
         self.fleet.begin();
         loop {
             self.fleet.check()?;
@@ -397,13 +430,24 @@ impl Play<'_> {
                 self.events.push((self.fleet.now(), format!("{name} is started")));
             }
             // what is seen is from after this moment
+            let look = Instant::now();
             let now = self.fleet.now();
             let view = self.view().await?;
             tracker.look(now, &view);
+            words.say(|| {
+                let resized = view.pods.iter().filter(|pod| pod.resized()).count();
+                let (open, all) = (tracker.open(), self.scenario.expect.len());
+                format!(
+                    "{}: {resized} of {} pods are resized; {open} of {all} expectations are open",
+                    Time(now),
+                    view.pods.len()
+                )
+            });
             if tracker.decided() || now >= self.scenario.duration.0 {
                 return Ok((tracker, now, begin.elapsed()));
             }
-            tokio::time::sleep(LOOK).await;
+            // thousands of pods take a while to look at, and the machine is needed for other things
+            tokio::time::sleep(LOOK.max(look.elapsed() * 4)).await;
         }
     }
 
@@ -473,6 +517,7 @@ fn describe(kind: &Kind) -> String {
             format!("clocks are off by {} s: {}", offset_micros / 1_000_000, list(&nodes.0))
         }
         Kind::CountersReset(_) => "counters start again".to_owned(),
+        Kind::Evicted(_) => "pods are evicted".to_owned(),
         Kind::Api { fault, share, .. } => format!("API server: {fault:?} for {}%", share.value() * 100.0),
         Kind::WatchCut { resources, gone } => {
             format!("watches break{}: {}", if *gone { ", version gone" } else { "" }, list(resources))
@@ -520,7 +565,7 @@ pub fn play_file(file: &Path, sequences: Option<&Path>) -> Result<bool> {
     tracing_subscriber::fmt().with_ansi(false).with_writer(Mutex::new(log)).init();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let report = runtime.block_on(async {
-        let stage = Stage::new(lab).await.context("cannot prepare the cluster")?;
+        let stage = Stage::new(lab).await.context("cannot prepare the cluster")?.talking();
         stage.play(&scenario).await
     })?;
     print!("{report}");

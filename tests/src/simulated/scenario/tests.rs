@@ -6,8 +6,8 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 
 use super::expect::{
-    Count, CpuRange, Expectation, MemoryRange, Metric, Recommendation, Requests, Resized, Restarts, Span,
-    Status,
+    Count, CpuRange, Expectation, MemoryRange, Metric, Recommendation, Requests, Resized, Restarts, Shown,
+    Span, Status,
 };
 use super::faults::{ApiEntry, ClockEntry, FaultEntry, NodesEntry, PodsEntry, ResizeEntry, WatchEntry};
 use super::file::{Amounts, Container, NodeGroup, ObjectEntry, ResizePolicies, Scenario, Workload};
@@ -37,7 +37,7 @@ fn every_shipped_scenario_is_one() {
     let files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     assert!(!files.is_empty());
     for file in files {
-        Scenario::read(&file).unwrap();
+        assert_eq!(Scenario::read(&file).err().map(|error| format!("{error:#}")), None);
     }
 }
 
@@ -82,6 +82,7 @@ fn every_field_is_documented() {
         fields::<Span>(),
         fields::<Resized>(),
         fields::<Restarts>(),
+        fields::<Shown>(),
         fields::<Status>(),
         fields::<Recommendation>(),
         fields::<Requests>(),
@@ -139,6 +140,12 @@ fn mistakes_are_named_with_their_path_and_what_is_allowed() {
             "faults[0]: nodes: \"sim-9\" is none: expected sim-1",
         ),
         (fault("{at: 1s, conflict: {workload: x}}"), "faults[0]: workload: \"x\" is none of this scenario"),
+        (fault("{at: 1s, evicted: {workload: x}}"), "faults[0]: workload: \"x\" is none of this scenario"),
+        (fault("{at: 1s, for: 1s, evicted: {}}"), "faults[0]: for: this happens at one moment"),
+        (
+            SMALL.replace("{name: app, ", "{name: app, type: Init, "),
+            "workloads[0] (web): containers: expected at least one of type Regular",
+        ),
         (fault("{at: 1s, api: {status: 418}}"), "faults[0]: api.status: 418: expected 429, 500, 503 or 504"),
         (fault("{at: 1s, api: {verbs: [patch]}}"), "expected exactly one of latency, status and connection"),
         (expectation("{resized: {atLeast: 1%}}"), "expect[0]: expected exactly one of by, at and always"),

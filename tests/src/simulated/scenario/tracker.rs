@@ -50,6 +50,11 @@ impl Tracker {
         self.entries.iter().all(|entry| entry.verdict.is_some())
     }
 
+    /// Expectations that are not decided.
+    pub fn open(&self) -> usize {
+        self.entries.iter().filter(|entry| entry.verdict.is_none()).count()
+    }
+
     /// Expectations in the order of the file. What is open was not decided: the run broke off.
     pub fn results(&self) -> impl Iterator<Item = (&Expectation, Option<&Verdict>)> {
         self.entries.iter().map(|entry| (&entry.expectation, entry.verdict.as_ref()))
