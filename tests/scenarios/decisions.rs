@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests fail the test")]
 #![allow(clippy::indexing_slicing, reason = "a missing element fails the test")]
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -23,17 +24,16 @@ use optipod_common::sample::CpuCounters;
 use optipod_common::startup::Phase;
 use optipod_common::store::{Evidence, Interval, Question, Store, Variant};
 use optipod_common::time::Timestamp;
+use optipod_coordinator::FIELD_MANAGER;
 use optipod_coordinator::api::convert::to_policy;
 use optipod_coordinator::expression::Cel;
+use optipod_coordinator::index::{Change, Delta, Index};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 /// Thursday, 2027-01-14, 08:00 UTC.
 const NOW: i64 = 1_799_913_600;
-
-/// Reasons that are no decision about one pod: they come of the selection of policies.
-const OF_THE_SELECTION: [Reason; 4] =
-    [Reason::PolicyConflict, Reason::OptedOut, Reason::AnnotationInvalid, Reason::PolicyNotFound];
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
@@ -56,6 +56,18 @@ struct Input {
     aftermath: Value,
     /// Times everything is decided; what was decided is done in between.
     rounds: u32,
+    /// Which policy each pod follows is shown instead.
+    cluster: Option<Cluster>,
+}
+
+/// Policies and pods without owners of the namespace `shop`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Cluster {
+    /// Specifications by name.
+    policies: BTreeMap<String, Value>,
+    /// Metadata by name.
+    pods: BTreeMap<String, Value>,
 }
 
 impl Default for Input {
@@ -70,6 +82,7 @@ impl Default for Input {
             starting: false,
             aftermath: Value::Null,
             rounds: 1,
+            cluster: None,
         }
     }
 }
@@ -236,6 +249,9 @@ fn merge(base: &mut Value, change: &Value) {
 }
 
 fn run(input: &Input) -> String {
+    if let Some(cluster) = &input.cluster {
+        return select(cluster);
+    }
     if !input.aftermath.is_null() {
         return judge(input);
     }
@@ -298,6 +314,54 @@ fn run(input: &Input) -> String {
                 let container = pod.containers.iter_mut().find(|c| c.name == change.container).unwrap();
                 container.desired = container.desired.overlaid(change.to);
             }
+        }
+    }
+    text
+}
+
+/// Which policy each pod follows, or why it follows none.
+fn select(cluster: &Cluster) -> String {
+    fn read<T: DeserializeOwned>(value: Value) -> Delta<T> {
+        let object = serde_json::from_value(value).unwrap_or_else(|error| panic!("cluster: {error}"));
+        Delta::Apply(Box::new(object))
+    }
+    let meta = |name: &str, more: &Value| {
+        let mut meta = json!({"namespace": "shop", "name": name, "uid": name, "resourceVersion": "1"});
+        merge(&mut meta, more);
+        meta
+    };
+    let mut index = Index::new("optipod-system".to_owned(), Vec::new(), FIELD_MANAGER);
+    let namespace = read(json!({"metadata": {"name": "shop"}}));
+    index.apply(Change::Namespaces(namespace), now());
+    for (name, spec) in &cluster.policies {
+        let object = json!({"apiVersion": "optipod.io/v1alpha1", "kind": "OptimizationPolicy",
+            "metadata": meta(name, &Value::Null), "spec": spec});
+        index.apply(Change::Policies(read(object)), now());
+    }
+    for (name, more) in &cluster.pods {
+        let object = json!({"metadata": meta(name, more), "spec": {"containers": [{"name": "app"}]}});
+        index.apply(Change::Pods(read(object)), now());
+    }
+    let selection = index.select();
+    let mut text = String::new();
+    for (policy, workloads) in &selection.by_policy {
+        for workload in workloads {
+            match &workload.held {
+                None => writeln!(text, "{} follows {policy}", workload.workload),
+                Some(held) => {
+                    writeln!(
+                        text,
+                        "{} follows {policy}\n  {:?}: {}",
+                        workload.workload, held.by, held.message
+                    )
+                }
+            }
+            .unwrap();
+        }
+    }
+    for (policy, lost) in &selection.conflicts {
+        for (workload, winner) in lost {
+            writeln!(text, "{policy}\n  {}: {workload} belongs to {winner}", Reason::PolicyConflict).unwrap();
         }
     }
     text
@@ -379,7 +443,6 @@ fn each_reason_has_a_scenario() {
         .collect();
     let missing: Vec<&str> = Reason::ALL
         .iter()
-        .filter(|reason| !OF_THE_SELECTION.contains(reason))
         .map(|reason| reason.as_str())
         .filter(|reason| !outcomes.split(|c: char| !c.is_ascii_alphabetic()).any(|word| word == *reason))
         .collect();
