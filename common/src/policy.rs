@@ -123,6 +123,8 @@ pub struct Policy {
     pub memory_peak_floor: bool,
     /// How a size comes from evidence.
     pub strategy: Strategy,
+    /// Version of its algorithm that may act; `None` = the one that acted first.
+    pub strategy_version: Option<u32>,
     /// One size for all pods of a workload, or one for each.
     pub scope: Scope,
     /// Raise before a burst that repeats, when the hour-of-week history supports it.
@@ -160,6 +162,7 @@ impl Default for Policy {
             minimum_coverage: Share(500),
             memory_peak_floor: true,
             strategy: Strategy::default(),
+            strategy_version: None,
             scope: Scope::Workload,
             anticipate: false,
             bounds: ResourceBounds::default(),

@@ -4,6 +4,7 @@
 //! Use is open loop: a recorded workload does not slow down because it would have been throttled. Memory can close the
 //! loop ([`Limit::Follows`]): use above the size is an OOM kill, and the rule sees the kill instead of the use.
 
+mod policy;
 mod rules;
 
 use std::time::Duration;
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::time::Timestamp;
 
+pub use policy::{PolicyReplay, Usage, UsageSample, replay_policy};
 pub use rules::{AdaptiveRule, PercentileRule, ThresholdRule};
 
 /// OOM kills within this time of one that was counted are the same crash loop.
@@ -87,6 +89,18 @@ pub struct Actuator {
     pub limit: Limit,
     /// Memory: the size never goes below use.
     pub guarded: bool,
+}
+
+/// Kills at a limit that stays, a crash loop counted once in five minutes.
+pub fn kills_above(trace: &Trace, limit: u64) -> u32 {
+    let (mut kills, mut last) = (0, None::<Timestamp>);
+    for (at, _) in trace.samples.iter().filter(|(_, used)| *used > limit) {
+        if last.is_none_or(|last| at.since(last) >= CRASH_LOOP) {
+            kills += 1;
+            last = Some(*at);
+        }
+    }
+    kills
 }
 
 /// What happened in a replay.

@@ -1,6 +1,8 @@
 //! The only place that writes `pods/resize`. An [`Action`] leaves it nothing to choose.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{Container, Pod};
@@ -51,17 +53,33 @@ pub struct Refusal {
     pub message: String,
 }
 
+/// Dry run, as seen by what was decided before it was switched on.
+#[derive(Clone, Debug, Default)]
+pub struct Brake(Arc<AtomicBool>);
+
+impl Brake {
+    /// On: nothing is written from now on.
+    pub fn set(&self, on: bool) {
+        self.0.store(on, Ordering::Relaxed);
+    }
+
+    fn is_on(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// Writes resizes while this process leads.
 #[derive(Clone)]
 pub struct Applier {
     client: Client,
     leadership: watch::Receiver<Leadership>,
+    brake: Brake,
 }
 
 impl Applier {
-    /// An applier whose every write checks the leadership first.
-    pub fn new(client: Client, leadership: watch::Receiver<Leadership>) -> Self {
-        Self { client, leadership }
+    /// An applier whose every write checks leadership and brake first.
+    pub fn new(client: Client, leadership: watch::Receiver<Leadership>, brake: Brake) -> Self {
+        Self { client, leadership, brake }
     }
 
     /// Dry-runs the patch, compares what would come of it with what is wanted, then writes it.
@@ -71,17 +89,20 @@ impl Applier {
     pub async fn resize(&self, action: &Action) -> Result<Accepted, Refusal> {
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), &action.pod.namespace);
         let body = patch_body(action);
-        self.check_leadership()?;
+        self.check()?;
         let tried = patch(&pods, action, &body, true).await?;
         admission_added(&tried, &action.expected)
             .map_or(Ok(()), |message| Err(Refusal { reason: Reason::AdmissionMutates, message }))?;
-        self.check_leadership()?;
+        self.check()?;
         let pod = patch(&pods, action, &body, false).await?;
         Ok(Accepted { generation: pod.metadata.generation.unwrap_or(0) })
     }
 
-    fn check_leadership(&self) -> Result<(), Refusal> {
-        if self.leadership.borrow().holds(Instant::now()) {
+    fn check(&self) -> Result<(), Refusal> {
+        if self.brake.is_on() {
+            let message = "the dry run was switched on after this was decided".to_owned();
+            Err(Refusal { reason: Reason::DryRun, message })
+        } else if self.leadership.borrow().holds(Instant::now()) {
             Ok(())
         } else {
             let message = "this coordinator does not lead any more".to_owned();

@@ -13,6 +13,7 @@ pub mod metrics;
 pub mod recommendations;
 pub mod report;
 pub mod run;
+pub mod savings;
 pub mod scribe;
 pub mod status;
 pub mod watch;

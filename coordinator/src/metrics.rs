@@ -18,6 +18,8 @@ pub struct Metrics {
     registry: Registry,
     /// 1 while this process leads.
     pub leader: IntGauge,
+    /// 1 while nothing is resized, whatever policies say.
+    pub dry_run: IntGauge,
     /// Streams of agents.
     pub streams: IntGauge,
     /// Frames by what became of them: `new`, `duplicate`, `refused`.
@@ -79,6 +81,11 @@ impl Metrics {
         let r = &registry;
         Ok(Self {
             leader: gauge(r, "optipod_coordinator_leader", "1 while this process leads.")?,
+            dry_run: gauge(
+                r,
+                "optipod_coordinator_dry_run",
+                "1 while nothing is resized, whatever policies say: by flag, or by the ConfigMap optipod-config.",
+            )?,
             streams: gauge(r, "optipod_coordinator_agent_streams", "Open streams of agents.")?,
             frames: counters(
                 r,

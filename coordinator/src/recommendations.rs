@@ -11,15 +11,14 @@ use optipod_common::time::Timestamp;
 
 use crate::api::recommendation::{
     Confidence, DecisionKind, HistoryEntry, LastDecision, MAX_CONTAINERS, MAX_HISTORY, MAX_STEPS, PolicyRef,
-    RecommendationStatus, RecommendedContainer, ResourceSteps, StepEntry, StrategyRef,
+    RecommendationStatus, RecommendedContainer, ResourceSteps, StepEntry,
 };
 use crate::api::sizing::StrategyType;
+use crate::api::status::StrategyRef;
 use crate::engine::{PodOutcome, WorkloadOutcome};
 use crate::index::PolicyKey;
+use crate::savings;
 use crate::status::{largest, phase, sizes, time};
-
-/// Version of each strategy's algorithm: it changes when the same evidence would give another size.
-pub const STRATEGY_VERSION: i32 = 1;
 
 /// Evidence of a day or more supports a decision through a daily peak.
 const DAY_SECONDS: u64 = 24 * 3600;
@@ -58,7 +57,10 @@ pub fn build(
     });
     let mut status = RecommendationStatus {
         policy: Some(PolicyRef { namespace: key.namespace.clone(), name: key.name.clone(), generation }),
-        strategy: Some(StrategyRef { kind: kind_of(&policy.strategy), version: STRATEGY_VERSION }),
+        strategy: Some(StrategyRef {
+            kind: kind_of(&policy.strategy),
+            version: i32::try_from(policy.strategy.version()).unwrap_or(i32::MAX),
+        }),
         phase: Some(phase),
         reason,
         message,
@@ -67,6 +69,9 @@ pub fn build(
         current: first.map(|_| sizes(&total(current(&outcome.pods)))),
         recommended: (!recommended.is_empty())
             .then(|| sizes(&total(recommended.iter().map(ContainerRecommendation::target)))),
+        account: first.map(|_| {
+            savings::account(&savings::of([outcome]), before.and_then(|before| before.account.as_ref()))
+        }),
         coverage_percent: least.and_then(|(percent, _)| i32::try_from(percent.min(100)).ok()),
         confidence,
         containers,
@@ -150,7 +155,8 @@ pub fn merge(status: &mut RecommendationStatus, stored: &RecommendationStatus) {
     }
 }
 
-const fn kind_of(strategy: &Strategy) -> StrategyType {
+/// The API's name of a strategy.
+pub const fn kind_of(strategy: &Strategy) -> StrategyType {
     match strategy {
         Strategy::Percentile => StrategyType::Percentile,
         Strategy::Threshold(_) => StrategyType::Threshold,

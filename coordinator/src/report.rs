@@ -4,9 +4,9 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff;
-use kube::api::{Api, DeleteParams, ObjectMeta, Patch, PatchParams, PostParams};
+use kube::api::{Api, DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::core::PartialObjectMeta;
-use kube::{Client, Resource};
+use kube::{Client, Resource, ResourceExt as _};
 use optipod_common::decide::{Plan, Reason};
 use optipod_common::ident::WorkloadRef;
 use serde_json::{Value, json};
@@ -17,7 +17,7 @@ use crate::api::Recommendation;
 use crate::api::recommendation::{RecommendationSpec, RecommendationStatus, WorkloadTarget};
 use crate::api::v1alpha1::{OptimizationPolicy, OptimizationPolicyStatus};
 use crate::apply::Refusal;
-use crate::engine::{End, Ended, Purpose, Subject};
+use crate::engine::{End, Ended, Kept, Purpose, Subject};
 use crate::index::{PolicyEntry, PolicyKey};
 use crate::recommendations;
 use crate::status::Problem;
@@ -199,6 +199,27 @@ impl Desk {
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
             Err(error) => Err(error),
         }
+    }
+
+    /// Removes the recommendations of workloads that no policy is in charge of any more.
+    ///
+    /// # Errors
+    /// What the API server said, or that it said nothing.
+    pub async fn sweep_recommendations(&self, kept: &Kept) -> Result<(), kube::Error> {
+        let all: Api<Recommendation> = Api::all(self.client.clone());
+        for object in all.list(&ListParams::default()).await? {
+            let WorkloadTarget { kind, name } = object.spec.workload.clone();
+            let workload = WorkloadRef { kind, namespace: object.namespace().unwrap_or_default(), name };
+            let policy = object.status.and_then(|status| status.policy);
+            let policy = policy.map(|policy| PolicyKey { namespace: policy.namespace, name: policy.name });
+            let stays = kept.workloads.contains(&workload)
+                || policy.is_some_and(|policy| kept.policies.contains(&policy));
+            if !stays {
+                info!(%workload, "no policy is in charge of it any more: its recommendation is deleted");
+                self.delete_recommendation(&workload).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Logs the notice and publishes it as an Event.

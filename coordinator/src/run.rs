@@ -14,10 +14,10 @@ use tracing::{info, warn};
 
 use crate::FIELD_MANAGER;
 use crate::admin::{Health, router};
-use crate::apply::{Accepted, Applier, Refusal};
+use crate::apply::{Accepted, Applier, Brake, Refusal};
 use crate::config::Config;
 use crate::engine::{Effect, Engine, Request, Settings};
-use crate::index::{Change, Index};
+use crate::index::{CONFIG_MAP, Change, Configuration, Index};
 use crate::ingest::{Ingest, IngestService, now};
 use crate::lease::{Candidate, Leadership, elect};
 use crate::metrics::Metrics;
@@ -97,9 +97,11 @@ pub async fn run_with(
         frame_interval: config.frame_interval,
     };
     let index = Index::new(config.namespace.clone(), config.cluster_policy_namespaces.clone(), FIELD_MANAGER);
+    let brake = Brake::default();
     let engine = EngineTask {
         engine: Engine::new(settings, index, metrics.clone()).with_prices(config.prices()),
-        applier: Applier::new(client.clone(), leadership.clone()),
+        applier: Applier::new(client.clone(), leadership.clone(), brake.clone()),
+        brake,
         desk: Desk::new(client.clone(), &config.pod_name),
         leadership: leadership.clone(),
         health: health.clone(),
@@ -107,7 +109,7 @@ pub async fn run_with(
     };
     info!(listen = %telemetry.local_addr()?, admin = %admin.local_addr()?, dry_run = config.dry_run, "coordinator starts");
 
-    let mut watches = spawn(&client, &change_sender);
+    let mut watches = spawn(&client, &config.namespace, &change_sender);
     let mut election = tokio::spawn(elect(client, candidate, publish, stopped.clone()));
     let mut engine = tokio::spawn(engine.run(changes, ingest, stopped.clone()));
     let mut grpc = tokio::spawn(
@@ -153,9 +155,26 @@ async fn in_time(what: &str, write: impl Future<Output = ()>) {
     }
 }
 
+/// Logs what the `ConfigMap` says, when that is new.
+fn tell_configuration(before: &Configuration, after: &Configuration) {
+    if before == after {
+        return;
+    }
+    let Configuration { dry_run, problem, ignored } = after;
+    if let Some(problem) = problem {
+        warn!(config_map = CONFIG_MAP, problem, "the configuration cannot be read: nothing is resized");
+    } else {
+        info!(config_map = CONFIG_MAP, dry_run, "the configuration is read");
+    }
+    if !ignored.is_empty() {
+        warn!(config_map = CONFIG_MAP, "settings that do nothing here: {}", ignored.join(", "));
+    }
+}
+
 struct EngineTask {
     engine: Engine,
     applier: Applier,
+    brake: Brake,
     desk: Desk,
     leadership: watch::Receiver<Leadership>,
     health: Health,
@@ -176,7 +195,13 @@ impl EngineTask {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let due = tokio::select! {
-                Some(change) = changes.recv() => { self.engine.on_change(change, self.clock.now()); Vec::new() }
+                Some(change) = changes.recv() => {
+                    let before = self.engine.index().configuration().clone();
+                    self.engine.on_change(change, self.clock.now());
+                    tell_configuration(&before, self.engine.index().configuration());
+                    self.brake.set(self.engine.dry_run());
+                    Vec::new()
+                }
                 Some(message) = ingest.recv() => {
                     self.lead();
                     self.engine.on_ingest(message, self.clock.now());
@@ -219,13 +244,22 @@ impl EngineTask {
             while let Some(effect) = effects.recv().await {
                 match effect {
                     // what a leader of before has to say would overwrite what the new one says
-                    Effect::WriteStatus { .. } if !leadership.borrow().holds(Instant::now()) => {}
+                    Effect::WriteStatus { .. } | Effect::SweepRecommendations(_)
+                        if !leadership.borrow().holds(Instant::now()) => {}
                     // the scribe lives as long as this task
                     Effect::WriteRecommendation { workload, status } => {
                         let _ = scribe.send((workload, Entry::Write(status)));
                     }
                     Effect::DeleteRecommendation(workload) => {
                         let _ = scribe.send((workload, Entry::Delete));
+                    }
+                    Effect::SweepRecommendations(kept) => {
+                        let desk = desk.clone();
+                        tokio::spawn(async move {
+                            if let Err(error) = desk.sweep_recommendations(&kept).await {
+                                warn!(%error, "recommendations of earlier leaders were not looked through");
+                            }
+                        });
                     }
                     Effect::WriteStatus { policy, status } => {
                         in_time("policy status", desk.write_status(&policy, &status)).await;

@@ -1,5 +1,5 @@
 //! Writes Recommendations: in order for each workload, the newest in place of the one that waits, and never one
-//! workload twice within [`PACE`]. What failed is tried again, unless something newer is to be said.
+//! workload twice within five seconds. What failed is tried again, unless something newer is to be said.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -35,7 +35,8 @@ pub enum Entry {
     Delete,
 }
 
-/// Starts the writer. It ends when the sender is dropped; what waits then is lost, and said by the next leader.
+/// Starts the writer. It ends when the sender is dropped; what waits then is said by the next leader, which
+/// also sweeps what is gone.
 pub fn spawn(
     desk: Desk,
     leadership: watch::Receiver<Leadership>,
@@ -60,6 +61,8 @@ pub fn spawn(
                     (workload, entry, written)
                 });
             }
+            let mut changed = leadership.clone();
+            changed.mark_unchanged();
             let due = backlog.due().filter(|_| writers.len() < WRITERS);
             tokio::select! {
                 entry = entries.recv() => match entry {
@@ -69,9 +72,15 @@ pub fn spawn(
                 Some(ended) = writers.join_next() => match ended {
                     Ok((workload, _, true)) => backlog.written(&workload, Instant::now()),
                     Ok((workload, entry, false)) => backlog.failed(&workload, entry, Instant::now()),
-                    Err(error) => warn!(%error, "a writer of recommendations died"),
+                    // nobody knows whose it was: all that are being written may be written again
+                    Err(error) => {
+                        warn!(%error, "a writer of recommendations died");
+                        backlog.forget_writers(Instant::now());
+                    }
                 },
                 () = sleep_until(due), if due.is_some() => {}
+                // a term that ended while nothing was due
+                _ = changed.changed() => {}
             }
         }
     });
@@ -111,6 +120,8 @@ struct Backlog {
     /// When each of those that wait and are not being written may be written; the number keeps the order of arrival.
     queue: BTreeMap<(Instant, u64), WorkloadRef>,
     writing: HashSet<WorkloadRef>,
+    /// Those being written whose entry is of an earlier term.
+    abandoned: HashSet<WorkloadRef>,
     /// Those that were written a moment ago, until when they rest.
     resting: HashMap<WorkloadRef, Instant>,
     /// Those whose last write failed, with the time that was waited after it.
@@ -143,12 +154,16 @@ impl Backlog {
     }
 
     fn written(&mut self, workload: &WorkloadRef, now: Instant) {
+        self.abandoned.remove(workload);
         self.failures.remove(workload);
         self.rest(workload, now, PACE);
     }
 
     /// It is tried again later, unless there is news by now.
     fn failed(&mut self, workload: &WorkloadRef, entry: Entry, now: Instant) {
+        if self.abandoned.remove(workload) {
+            return self.rest(workload, now, PACE);
+        }
         let wait = self.failures.get(workload).map_or(PACE, |last| (*last * 2).min(LONGEST_WAIT));
         self.failures.insert(workload.clone(), wait);
         self.waiting.entry(workload.clone()).or_insert(entry);
@@ -164,11 +179,20 @@ impl Backlog {
         }
     }
 
-    /// Nothing waits any more; what is being written goes on.
+    /// Nothing waits any more; what is being written goes on, and is not tried again.
     fn clear(&mut self) {
         self.waiting.clear();
         self.queue.clear();
         self.failures.clear();
+        self.resting.clear();
+        self.abandoned.clone_from(&self.writing);
+    }
+
+    /// Whoever is being written may be written again.
+    fn forget_writers(&mut self, now: Instant) {
+        for workload in std::mem::take(&mut self.writing) {
+            self.rest(&workload, now, PACE);
+        }
     }
 
     fn enqueue(&mut self, workload: WorkloadRef, from: Instant) {
@@ -253,6 +277,19 @@ mod tests {
         backlog.clear();
         assert_eq!((backlog.take(now), backlog.due()), (None, None));
         backlog.put(workload("web"), says("2"), now);
-        assert_eq!(backlog.take(now), Some((workload("web"), says("2"))));
+        let (web, old) = backlog.take(now).expect("it waits");
+        backlog.clear();
+        backlog.failed(&web, old, now);
+        assert_eq!(backlog.due(), None, "what a term began, another does not repeat");
+    }
+
+    #[test]
+    fn a_writer_that_died_blocks_nobody() {
+        let (mut backlog, now) = (Backlog::default(), Instant::now());
+        backlog.put(workload("web"), says("1"), now);
+        assert!(backlog.take(now).is_some());
+        backlog.put(workload("web"), says("2"), now);
+        backlog.forget_writers(now);
+        assert_eq!(backlog.take(now + PACE), Some((workload("web"), says("2"))));
     }
 }

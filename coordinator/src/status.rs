@@ -11,16 +11,17 @@ use optipod_common::progress::Progress;
 use optipod_common::quantity::{Bytes, MilliCpu};
 use optipod_common::recommend::ContainerRecommendation;
 use optipod_common::resources::{Resource, Resources};
-use optipod_common::savings::{Prices, Quantities, Savings, savings};
+use optipod_common::savings::Prices;
 use optipod_common::time::Timestamp;
 
 use crate::api::v1alpha1::{
-    ContainerStatus, MAX_WORKLOADS, OptimizationPolicyStatus, Reclaimed, Sizes, Summary, WorkloadPhase,
-    WorkloadStatus,
+    ContainerStatus, MAX_WORKLOADS, OptimizationPolicyStatus, Sizes, StrategyRef, Summary, Totals,
+    WorkloadPhase, WorkloadStatus,
 };
-use crate::engine::{PodOutcome, WorkloadOutcome};
+use crate::engine::{PodOutcome, WorkloadOutcome, pinned};
 use crate::index::{PolicyEntry, PolicyKey, Selection};
 use crate::metrics::Metrics;
+use crate::savings;
 
 /// What is wrong with a policy as a whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,14 +32,15 @@ pub struct Problem {
     pub message: String,
 }
 
-/// Builds the status of a policy. `before` keeps transition times of conditions and the history of workloads.
+/// Builds the status of a policy. `before` keeps transition times of conditions and the history of workloads; `brake` is
+/// why nothing is resized whatever the policy says.
 pub fn build(
     entry: &PolicyEntry,
     selection: &Selection,
     outcomes: &[WorkloadOutcome],
     last_applied: &BTreeMap<WorkloadRef, Timestamp>,
     before: &OptimizationPolicyStatus,
-    now: Timestamp,
+    (brake, now): (Option<&str>, Timestamp),
 ) -> OptimizationPolicyStatus {
     let kept = &before.workloads;
     let mut workloads: Vec<WorkloadStatus> = outcomes
@@ -48,13 +50,22 @@ pub fn build(
             workload_status(outcome, last_applied.get(&outcome.workload), old, now)
         })
         .collect();
-    let summary = summary(&workloads, outcomes);
+    let summary = summary(&workloads, outcomes, before.summary.as_ref());
     workloads.truncate(MAX_WORKLOADS);
     OptimizationPolicyStatus {
         observed_generation: Some(entry.generation),
-        conditions: conditions(entry, selection, before, now),
+        strategy: strategy(entry, before),
+        conditions: conditions(entry, selection, before, (brake, now)),
         summary: Some(summary),
         workloads,
+    }
+}
+
+/// What is pinned; a policy that is invalid now keeps what it had.
+fn strategy(entry: &PolicyEntry, before: &OptimizationPolicyStatus) -> Option<StrategyRef> {
+    match &entry.parsed {
+        Ok((policy, _)) => Some(pinned(policy, before)),
+        Err(_) => before.strategy.clone(),
     }
 }
 
@@ -95,7 +106,7 @@ pub fn show(metrics: &Metrics, key: &PolicyKey, outcomes: &[WorkloadOutcome], pr
             (_, reason, _) => *skipped.entry(reason).or_default() += 1,
         }
     }
-    show_savings(metrics, labels, outcomes, prices);
+    savings::show(metrics, labels, &savings::of(outcomes), prices);
     let count = i64::try_from(outcomes.len()).unwrap_or(i64::MAX);
     metrics.workloads_monitored.with_label_values(&labels).set(count);
     metrics.workloads_updated.with_label_values(&labels).set(updated);
@@ -104,52 +115,13 @@ pub fn show(metrics: &Metrics, key: &PolicyKey, outcomes: &[WorkloadOutcome], pr
     }
 }
 
-/// Accounts of what is requested, used and given back.
-fn show_savings(
-    metrics: &Metrics,
-    [namespace, policy]: [&str; 2],
-    outcomes: &[WorkloadOutcome],
-    prices: Option<Prices>,
-) {
-    let mut total = Savings::default();
-    for outcome in outcomes {
-        let follows = outcome.workload.kind != "DaemonSet";
-        outcome.pods.iter().for_each(|pod| total += savings(&pod.facts, &pod.sizes, follows));
-    }
-    let gauge = |value: u128| i64::try_from(value).unwrap_or(i64::MAX);
-    for (account, amount) in accounts(&total) {
-        let labels = [namespace, policy, account];
-        metrics.cpu.with_label_values(&labels).set(gauge(amount.cpu));
-        metrics.memory.with_label_values(&labels).set(gauge(amount.memory));
-    }
-    if let Some(prices) = prices {
-        let saved = prices.per_hour(total.reclaimed);
-        metrics.saved_per_hour.with_label_values(&[namespace, policy]).set(saved);
-    }
-}
-
-fn accounts(of: &Savings) -> [(&'static str, Quantities); 5] {
-    [
-        ("requested", of.requested),
-        ("used", of.used),
-        ("reclaimed", of.reclaimed),
-        ("reclaimable", of.reclaimable),
-        ("missing", of.missing),
-    ]
-}
-
 /// Removes the gauges of one policy.
 pub fn forget(metrics: &Metrics, key: &PolicyKey) {
     let labels = [key.namespace.as_str(), key.name.as_str()];
     // absent labels are not an error here
     let _ = metrics.workloads_monitored.remove_label_values(&labels);
     let _ = metrics.workloads_updated.remove_label_values(&labels);
-    let _ = metrics.saved_per_hour.remove_label_values(&labels);
-    for (account, _) in accounts(&Savings::default()) {
-        let labels = [labels[0], labels[1], account];
-        let _ = metrics.cpu.remove_label_values(&labels);
-        let _ = metrics.memory.remove_label_values(&labels);
-    }
+    savings::forget(metrics, labels);
     for reason in Reason::ALL {
         let _ = metrics.workloads_skipped.remove_label_values(&[labels[0], labels[1], reason.as_str()]);
     }
@@ -163,7 +135,7 @@ fn conditions(
     entry: &PolicyEntry,
     selection: &Selection,
     before: &OptimizationPolicyStatus,
-    now: Timestamp,
+    (brake, now): (Option<&str>, Timestamp),
 ) -> Vec<Condition> {
     let condition = |type_: &str, status: bool, reason: &str, message: String| {
         let status = if status { "True" } else { "False" };
@@ -186,13 +158,19 @@ fn conditions(
         }
         (Ok(_), Some(refused)) => conditions.push(condition("Ready", false, "ScopeRefused", refused.clone())),
         (Ok((policy, _)), None) => {
-            let message = match policy.mode {
-                Mode::Auto if policy.dry_run => "the policy is valid; nothing is resized in a dry run",
-                Mode::Auto => "the policy is valid; pods are resized",
-                Mode::Recommend => "the policy is valid; nothing is resized in mode Recommend",
-                Mode::Disabled => "the policy is valid and disabled",
+            let message = match (policy.mode, brake) {
+                (Mode::Auto, _) if policy.dry_run => "nothing is resized in a dry run",
+                (Mode::Auto, Some(why)) => why,
+                (Mode::Auto, None) => "pods are resized",
+                (Mode::Recommend, _) => "nothing is resized in mode Recommend",
+                (Mode::Disabled, _) => "it is disabled",
             };
-            conditions.push(condition("Ready", true, "PolicyValid", message.to_owned()));
+            conditions.push(condition(
+                "Ready",
+                true,
+                "PolicyValid",
+                format!("the policy is valid; {message}"),
+            ));
             let warnings = entry.warnings.iter();
             conditions.extend(warnings.map(|w| condition(w.condition, true, w.reason, w.message.clone())));
         }
@@ -211,7 +189,7 @@ fn conditions(
     conditions
 }
 
-fn summary(workloads: &[WorkloadStatus], outcomes: &[WorkloadOutcome]) -> Summary {
+fn summary(workloads: &[WorkloadStatus], outcomes: &[WorkloadOutcome], before: Option<&Summary>) -> Summary {
     let count = |test: &dyn Fn(&WorkloadStatus) -> bool| {
         i64::try_from(workloads.iter().filter(|w| test(w)).count()).unwrap_or(i64::MAX)
     };
@@ -235,10 +213,11 @@ fn summary(workloads: &[WorkloadStatus], outcomes: &[WorkloadOutcome]) -> Summar
         recommended: count(&|w| !w.recommendations.is_empty()),
         applied: count(&|w| w.status == WorkloadPhase::Applied),
         skipped: count(&|w| matches!(w.status, WorkloadPhase::Skipped | WorkloadPhase::Failed)),
-        reclaimed: Reclaimed {
+        reclaimed: Totals {
             cpu: signed(cpu, |v| MilliCpu(v).to_string()),
             memory: signed(memory, |v| Bytes(v).to_string()),
         },
+        account: Some(savings::account(&savings::of(outcomes), before.and_then(|b| b.account.as_ref()))),
     }
 }
 

@@ -5,11 +5,13 @@
 
 use std::fmt::Debug;
 
-use futures::StreamExt as _;
+use futures::{Stream, StreamExt as _};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{Container, Namespace, Node, Pod, PodSpec, PodTemplateSpec, Volume};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Container, Namespace, Node, Pod, PodSpec, PodTemplateSpec, Volume,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::DeserializeGuard;
 use kube::runtime::{WatchStreamExt as _, watcher};
@@ -19,14 +21,15 @@ use tokio::sync::mpsc::Sender;
 use tokio::task::JoinSet;
 
 use crate::api::OptimizationPolicy;
-use crate::index::{ANNOTATION_PREFIX, Change, Delta, EVICTION, LANGUAGE_VARIABLES};
+use crate::index::{ANNOTATION_PREFIX, CONFIG_MAP, Change, Delta, EVICTION, LANGUAGE_VARIABLES};
 
 /// Annotation that marks the mirror of a static pod.
 const MIRROR: &str = "kubernetes.io/config.mirror";
 
 /// Watches every kind that the index needs, until the receiver is dropped or the set is. Needs `list` and `watch` on
-/// pods, nodes, namespaces, the controllers of `apps` and `batch`, autoscalers and policies.
-pub fn spawn(client: &Client, changes: &Sender<Change>) -> JoinSet<()> {
+/// pods, nodes, namespaces, the controllers of `apps` and `batch`, autoscalers and policies, and on its own `ConfigMap` in
+/// `namespace`.
+pub fn spawn(client: &Client, namespace: &str, changes: &Sender<Change>) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     let mut watch = Watch { client, changes, tasks: &mut tasks };
     watch.kind::<Pod>(Change::Pods, trim_pod);
@@ -78,6 +81,9 @@ pub fn spawn(client: &Client, changes: &Sender<Change>) -> JoinSet<()> {
         trim_meta(&mut o.metadata);
         o.status = None;
     });
+    let settings = Api::namespaced(client.clone(), namespace);
+    let only = watcher::Config::default().fields(&format!("metadata.name={CONFIG_MAP}"));
+    watch.objects::<ConfigMap>(&settings, &only, Change::Configuration, |o| trim_meta(&mut o.metadata));
     tasks
 }
 
@@ -92,10 +98,23 @@ impl Watch<'_> {
     where
         K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
     {
-        let (api, changes) = (Api::<K>::all(self.client.clone()), self.changes.clone());
+        self.objects(&Api::all(self.client.clone()), &watcher::Config::default(), wrap, trim);
+    }
+
+    fn objects<K>(
+        &mut self,
+        api: &Api<K>,
+        which: &watcher::Config,
+        wrap: fn(Delta<K>) -> Change,
+        trim: fn(&mut K),
+    ) where
+        K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+    {
+        let (api, which, changes) = (api.clone(), which.clone(), self.changes.clone());
         self.tasks.spawn(async move {
             while !changes.is_closed() {
-                follow(api.clone(), &changes, wrap, trim).await;
+                let events = watcher(api.clone(), which.clone()).default_backoff().modify(trim);
+                follow(events, &changes, wrap).await;
                 if !changes.is_closed() {
                     tracing::error!(kind = %K::kind(&()), "the watch ended; starting it again");
                 }
@@ -105,12 +124,13 @@ impl Watch<'_> {
 }
 
 /// Passes on what one watch tells, until it ends or nobody listens.
-async fn follow<K>(api: Api<K>, changes: &Sender<Change>, wrap: fn(Delta<K>) -> Change, trim: fn(&mut K))
-where
-    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
-{
+async fn follow<K: Resource<DynamicType = ()>>(
+    events: impl Stream<Item = watcher::Result<watcher::Event<K>>>,
+    changes: &Sender<Change>,
+    wrap: fn(Delta<K>) -> Change,
+) {
     let kind = K::kind(&());
-    let mut events = std::pin::pin!(watcher(api, watcher::Config::default()).default_backoff().modify(trim));
+    let mut events = std::pin::pin!(events);
     let mut listed = Vec::new();
     loop {
         let event = tokio::select! {

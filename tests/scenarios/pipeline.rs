@@ -14,6 +14,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use optipod_common::decide::{Direction, Reason};
+use optipod_common::ident::WorkloadRef;
 use optipod_coordinator::api::v1alpha1::WorkloadPhase;
 use optipod_coordinator::apply::Refusal;
 use optipod_coordinator::engine::{Purpose, Request};
@@ -236,6 +237,42 @@ fn of_two_policies_the_weightier_acts_and_the_other_says_why_it_does_not() {
     assert_eq!(conflict.reason, "PolicyConflict");
     assert_eq!(conflict.message, "default/Deployment/web belongs to default/heavy");
     assert!(world.status("default", "heavy").conditions.iter().all(|c| c.type_ != "Conflict"));
+}
+
+#[test]
+fn recommendation_lives_as_long_as_some_policy_is_in_charge() {
+    let mut world = World::new();
+    world.policy("default", "light", &json!({}));
+    world.deployment("default", "web", &too_much(), LITTLE);
+    let whose = |world: &World| {
+        let policies =
+            world.recommendations.values().map(|status| status.policy.clone().unwrap_or_default().name);
+        policies.collect::<Vec<_>>()
+    };
+    world.run(seconds(60));
+    assert_eq!(whose(&world), ["light"]);
+    world.policy("default", "heavy", &json!({"weight": 200}));
+    world.run(seconds(60));
+    assert_eq!(whose(&world), ["heavy"], "the policy that lost does not delete what the other one wrote");
+    world.delete_policy("default", "heavy");
+    world.run(seconds(60));
+    assert_eq!(whose(&world), ["light"]);
+    world.delete_policy("default", "light");
+    world.run(seconds(60));
+    assert_eq!(whose(&world), [""; 0]);
+}
+
+#[test]
+fn new_leader_sweeps_what_an_earlier_one_left_of_what_is_gone() {
+    let mut world = World::new();
+    world.policy("default", "p", &json!({}));
+    world.deployment("default", "web", &too_much(), LITTLE);
+    world.run(seconds(60));
+    let (web, status) = world.recommendations.first_key_value().map(|(w, s)| (w.clone(), s.clone())).unwrap();
+    world.recommendations.insert(WorkloadRef { name: "gone".to_owned(), ..web.clone() }, status);
+    world.start_coordinator();
+    world.run(seconds(60));
+    assert_eq!(world.recommendations.keys().collect::<Vec<_>>(), [&web]);
 }
 
 #[test]

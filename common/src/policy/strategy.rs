@@ -21,6 +21,15 @@ pub enum Strategy {
     Expression(ExpressionParams),
 }
 
+impl Strategy {
+    /// Version of its algorithm: it changes when the same evidence would give another size.
+    pub const fn version(&self) -> u32 {
+        match self {
+            Self::Percentile | Self::Threshold(_) | Self::Adaptive(_) | Self::Expression(_) => 1,
+        }
+    }
+}
+
 /// What the adaptive strategy weighs more.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Objective {

@@ -64,6 +64,7 @@ pub fn to_policy(spec: &api::OptimizationPolicySpec) -> Result<(Policy, Selector
         ),
         memory_peak_floor: metrics.memory_peak_floor,
         strategy: sizing::strategy(&spec.strategy, &mut check),
+        strategy_version: sizing::strategy_version(&spec.strategy, &mut check),
         scope: match spec.scope {
             api::Scope::Workload => Scope::Workload,
             api::Scope::Pod => Scope::Pod,

@@ -5,8 +5,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::status::{Sizes, WorkloadPhase};
-use super::v1alpha1::StrategyType;
+use super::status::{Account, Sizes, StrategyRef, WorkloadPhase};
 
 /// How many containers a recommendation has at most.
 pub const MAX_CONTAINERS: usize = 100;
@@ -93,6 +92,9 @@ pub struct RecommendationStatus {
     /// What is recommended for one pod: the sum over its containers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub recommended: Option<Sizes>,
+    /// What all its pods ask for, and what becomes of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub account: Option<Account>,
     /// Share of the window that has data, in percent: seconds that pods were seen of seconds that they ran.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 100))]
@@ -134,17 +136,6 @@ pub struct PolicyRef {
     pub name: String,
     /// Its `metadata.generation` when the workload was evaluated.
     pub generation: i64,
-}
-
-/// A strategy and its version.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
-pub struct StrategyRef {
-    /// Which.
-    #[serde(rename = "type")]
-    pub kind: StrategyType,
-    /// Version of its algorithm; it changes when the same evidence would give another size.
-    pub version: i32,
 }
 
 /// How much the evidence supports a recommendation.

@@ -61,6 +61,11 @@ pub struct Strategy {
     /// Default: `Percentile`.
     #[serde(rename = "type")]
     pub kind: StrategyType,
+    /// Version of its algorithm that may act; another one only shows what it would do. 1 to 1000. Absent: the version
+    /// that acted when the policy was evaluated first, which its status names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub version: Option<i32>,
     /// What `Adaptive` weighs more: `Savings`, `Balanced` or `Safe`. Default: `Balanced`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub objective: Option<Objective>,

@@ -4,6 +4,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::sizing::StrategyType;
+
 /// How many workloads a policy's status lists at most.
 pub const MAX_WORKLOADS: usize = 100;
 
@@ -14,6 +16,9 @@ pub struct OptimizationPolicyStatus {
     /// `metadata.generation` of the policy that this status is about.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
+    /// The strategy and the version of its algorithm that may act.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub strategy: Option<StrategyRef>,
     /// State of the policy: `Ready`, and warnings.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
@@ -28,6 +33,17 @@ pub struct OptimizationPolicyStatus {
     pub workloads: Vec<WorkloadStatus>,
 }
 
+/// A strategy and its version.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct StrategyRef {
+    /// Which.
+    #[serde(rename = "type")]
+    pub kind: StrategyType,
+    /// Version of its algorithm; it changes when the same evidence would give another size.
+    pub version: i32,
+}
+
 /// Counts of workloads.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
@@ -40,14 +56,32 @@ pub struct Summary {
     pub applied: i64,
     /// Workloads that are left alone for a reason.
     pub skipped: i64,
-    /// What was given back to the cluster: declared minus current requests, over all pods.
-    pub reclaimed: Reclaimed,
+    /// What was given back to the cluster: declared minus current requests, over all pods. Negative when more is
+    /// requested than was declared.
+    pub reclaimed: Totals,
+    /// What the pods ask for, and what becomes of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub account: Option<Account>,
 }
 
-/// Requests given back; negative when more is requested than was declared.
+/// What running pods ask for and what they use. A change of less than a tenth is not told.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
-pub struct Reclaimed {
+pub struct Account {
+    /// What they request.
+    pub requested: Totals,
+    /// What they use on average, within the rolling window.
+    pub used: Totals,
+    /// What they request beyond what is recommended.
+    pub reclaimable: Totals,
+    /// What is recommended beyond what they request.
+    pub missing: Totals,
+}
+
+/// CPU and memory, summed over pods.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Totals {
     /// CPU, as a quantity.
     pub cpu: String,
     /// Memory, as a quantity.

@@ -14,7 +14,7 @@ pub use super::labels::{LabelExpression, LabelOperator, LabelSelector};
 pub use super::recommendation::{
     Confidence, DecisionKind, HistoryEntry, LastDecision, MAX_CONTAINERS, MAX_HISTORY, MAX_STEPS, PolicyRef,
     Recommendation, RecommendationSpec, RecommendationStatus, RecommendedContainer, ResourceSteps, StepEntry,
-    StrategyRef, WorkloadTarget,
+    WorkloadTarget,
 };
 pub use super::selector::{Namespaces, WorkloadSelector};
 pub use super::sizing::{
@@ -22,8 +22,8 @@ pub use super::sizing::{
     ResourceBounds, Startup, Strategy, StrategyType, Threshold,
 };
 pub use super::status::{
-    ContainerStatus, MAX_WORKLOADS, OptimizationPolicyStatus, Reclaimed, Sizes, Summary, WorkloadPhase,
-    WorkloadStatus,
+    Account, ContainerStatus, MAX_WORKLOADS, OptimizationPolicyStatus, Sizes, StrategyRef, Summary, Totals,
+    WorkloadPhase, WorkloadStatus,
 };
 pub use super::update::{
     Canary, Day, Headroom, LimitRule, LimitType, Limits, MaxStep, MemoryDecrease, ResourceName, Rollback,

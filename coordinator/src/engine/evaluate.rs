@@ -13,7 +13,7 @@ use optipod_common::time::Timestamp;
 
 use super::resizes::{Purpose, Subject};
 use super::sizes::{SizedPod, Sizer};
-use super::{Effect, Engine, PolicyState, Request};
+use super::{Effect, Engine, Kept, PolicyState, Request, version};
 use crate::api::convert::Selector;
 use crate::apply::Action;
 use crate::index::{Held, HeldBy, NodeLoad, PodKey, PolicyEntry, PolicyKey, SelectedWorkload, Selection};
@@ -59,6 +59,8 @@ struct Turn<'a> {
     loads: &'a HashMap<String, NodeLoad>,
     /// Agents may still replay to a new leader.
     starting: bool,
+    /// Why the strategy only shows what it would do.
+    shadow: Option<String>,
     now: Timestamp,
 }
 
@@ -75,11 +77,17 @@ impl Engine {
             })
             .map(|entry| entry.key.clone())
             .collect();
-        self.forget_deleted();
-        if due.is_empty() {
+        let deleted = self.forget_deleted();
+        if due.is_empty() && deleted.is_empty() && self.swept {
             return;
         }
         let selection = self.index.select();
+        let unselected = deleted.into_iter().filter(|workload| !is_selected(&selection, workload));
+        effects.extend(unselected.map(Effect::DeleteRecommendation));
+        if !self.swept {
+            self.swept = true;
+            effects.push(Effect::SweepRecommendations(Box::new(self.kept(&selection))));
+        }
         let loads = self.index.node_loads();
         for key in due {
             let started = Instant::now();
@@ -92,15 +100,30 @@ impl Engine {
         }
     }
 
-    fn forget_deleted(&mut self) {
+    /// Forgets policies that were deleted; returns the workloads that they were in charge of.
+    fn forget_deleted(&mut self) -> Vec<WorkloadRef> {
         let Self { policies, index, metrics, .. } = self;
-        policies.retain(|key, _| {
+        let mut workloads = Vec::new();
+        policies.retain(|key, state| {
             let exists = index.policy(key).is_some();
             if !exists {
                 status::forget(metrics, key);
+                workloads.extend(std::mem::take(&mut state.recommendations).into_keys());
             }
             exists
         });
+        workloads
+    }
+
+    /// Which recommendations of earlier leaders stay.
+    fn kept(&self, selection: &Selection) -> Kept {
+        let selected = selection.by_policy.values().flatten().map(|selected| selected.workload.clone());
+        // a policy that cannot be read now selects nothing, and what it said before is not wrong
+        let silent = |entry: &&PolicyEntry| entry.parsed.is_err() || entry.refused_scope.is_some();
+        Kept {
+            workloads: selected.collect(),
+            policies: self.index.policies().filter(silent).map(|entry| entry.key.clone()).collect(),
+        }
     }
 
     fn evaluate(
@@ -119,7 +142,9 @@ impl Engine {
                 let workloads = selection.by_policy.get(key).map_or(&[][..], Vec::as_slice);
                 let limit = usize::try_from(policy.update.max_concurrent_resizes).unwrap_or(usize::MAX);
                 let free = limit.saturating_sub(self.resizes.in_flight_of(key));
-                let mut turn = Turn { free, loads, starting, now };
+                let said = self.policies.get(key).and_then(|state| state.written.as_ref());
+                let shadow = version::shadow(policy, said.map_or(&entry.status, |(status, _)| status));
+                let mut turn = Turn { free, loads, starting, shadow, now };
                 for workload in workloads {
                     self.usage.set_startup(&workload.workload, policy.startup.until);
                 }
@@ -138,12 +163,13 @@ impl Engine {
             Ok((policy, _)) => policy.reconciliation_interval,
             Err(_) => Policy::default().reconciliation_interval,
         };
+        let brake = self.brake();
         let state = self.policies.entry(key.clone()).or_default();
         state.due = Some(now + interval);
         state.generation = Some(entry.generation);
-        effects.extend(report(&entry, state, selection, &outcomes, now));
+        effects.extend(report(&entry, state, selection, &outcomes, (brake.as_deref(), now)));
         if let Ok((policy, _)) = &entry.parsed {
-            effects.extend(tell(&entry, policy, state, &outcomes, now));
+            effects.extend(tell(&entry, policy, state, (&outcomes, selection), now));
         }
         status::show(&self.metrics, key, &outcomes, self.prices);
         effects
@@ -161,7 +187,8 @@ impl Engine {
         let mut sizing = Sizer::new(self, policy, selector, workload, turn.loads, now);
         let sized: Vec<SizedPod> = workload.pods.iter().filter_map(|pod| sizing.size(pod)).collect();
         let shared = Circumstances {
-            dry_run: self.settings.dry_run,
+            dry_run: self.dry_run(),
+            shadow: turn.shadow.clone(),
             starting: turn.starting,
             clock_jumped: self.jumped.is_some_and(|at| now.since(at) < policy.reconciliation_interval),
             breaker: self.breaker.open(now),
@@ -210,7 +237,7 @@ impl Engine {
         now: Timestamp,
     ) -> Vec<Effect> {
         let mut effects = Vec::new();
-        let may_write = mode == Mode::Auto && !dry_run && !self.settings.dry_run;
+        let may_write = mode == Mode::Auto && !dry_run && !self.dry_run();
         for pod in outcome.pods.iter().filter(|pod| may_write && is_ours_under_way(pod)) {
             if pod.backoff.is_none() && !self.resizes.in_flight(&pod.facts.uid) {
                 self.resizes.adopt(&subject(key, outcome, pod), &pod.facts, now);
@@ -309,11 +336,11 @@ fn report(
     state: &mut PolicyState,
     selection: &Selection,
     outcomes: &[WorkloadOutcome],
-    now: Timestamp,
+    (brake, now): (Option<&str>, Timestamp),
 ) -> Vec<Effect> {
     let mut effects = Vec::new();
     let before = state.written.as_ref().map_or(&entry.status, |(status, _)| status);
-    let status = status::build(entry, selection, outcomes, &state.last_applied, before, now);
+    let status = status::build(entry, selection, outcomes, &state.last_applied, before, (brake, now));
     if let Some(problem) = status::problem(&status) {
         if state.announced.as_ref() != Some(&problem.message) {
             state.announced = Some(problem.message.clone());
@@ -331,12 +358,17 @@ fn report(
     effects
 }
 
+/// Some policy is in charge of the workload.
+fn is_selected(selection: &Selection, workload: &WorkloadRef) -> bool {
+    selection.by_policy.values().flatten().any(|selected| selected.workload == *workload)
+}
+
 /// Recommendations that say something new, and those whose workload is gone.
 fn tell(
     entry: &PolicyEntry,
     policy: &Policy,
     state: &mut PolicyState,
-    outcomes: &[WorkloadOutcome],
+    (outcomes, selection): (&[WorkloadOutcome], &Selection),
     now: Timestamp,
 ) -> Vec<Effect> {
     let mut effects = Vec::new();
@@ -355,7 +387,9 @@ fn tell(
             effects.push(Effect::WriteRecommendation { workload, status: Box::new(status) });
         }
     }
-    effects.extend(gone.into_keys().map(Effect::DeleteRecommendation));
+    // what another policy is in charge of now has its object from that one
+    let gone = gone.into_keys().filter(|workload| !is_selected(selection, workload));
+    effects.extend(gone.map(Effect::DeleteRecommendation));
     effects
 }
 

@@ -5,8 +5,9 @@ mod evaluate;
 mod resizes;
 mod sizes;
 mod usage;
+mod version;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use optipod_common::decide::{ContainerChange, Plan, Reason};
@@ -24,10 +25,11 @@ pub use self::evaluate::{PodOutcome, WorkloadOutcome};
 use self::resizes::Resizes;
 pub use self::resizes::{End, Ended, Purpose, Subject};
 use self::usage::Usage;
+pub use self::version::pinned;
 use crate::api::recommendation::{HistoryEntry, RecommendationStatus};
 use crate::api::v1alpha1::OptimizationPolicyStatus;
 use crate::apply::{Accepted, Action, Refusal};
-use crate::index::{Change, Index, PodKey, PolicyKey};
+use crate::index::{CONFIG_MAP, Change, Index, PodKey, PolicyKey};
 use crate::ingest::Ingest;
 use crate::metrics::Metrics;
 use crate::recommendations;
@@ -65,8 +67,19 @@ pub enum Effect {
     },
     /// The workload is gone, or no policy is about it any more.
     DeleteRecommendation(WorkloadRef),
+    /// Delete what earlier leaders left of workloads that are gone: once in a term.
+    SweepRecommendations(Box<Kept>),
     /// Tell people.
     Notify(Box<Notice>),
+}
+
+/// Recommendations that are not swept.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// Those of these workloads.
+    pub workloads: BTreeSet<WorkloadRef>,
+    /// Those of these policies, which cannot be read now.
+    pub policies: BTreeSet<PolicyKey>,
 }
 
 /// A resize that is handed to the applier.
@@ -113,6 +126,8 @@ pub struct Engine {
     jumped: Option<Timestamp>,
     breaker: Breaker,
     prices: Option<Prices>,
+    /// What earlier leaders left was looked through in this term.
+    swept: bool,
 }
 
 impl Engine {
@@ -131,6 +146,7 @@ impl Engine {
             jumped: None,
             breaker: Breaker::default(),
             prices: None,
+            swept: false,
         }
     }
 
@@ -167,17 +183,42 @@ impl Engine {
         self.usage = Usage::default();
         self.resizes = Resizes::default();
         self.policies.clear();
+        self.swept = false;
         self.metrics.leader.set(leads.into());
     }
 
     /// The cluster changed.
     pub fn on_change(&mut self, change: Change, now: Timestamp) {
         let about_pods = matches!(change, Change::Pods(_));
+        let was_dry = self.dry_run();
         let known = self.index.apply(change, now);
         self.usage.join(&known, &self.index, now);
         if about_pods {
             self.start_ups_due(now);
         }
+        if self.dry_run() != was_dry {
+            self.policies.values_mut().for_each(|state| state.due = Some(now));
+        }
+        self.metrics.dry_run.set(self.dry_run().into());
+    }
+
+    /// Why nothing is resized, whatever policies say.
+    fn brake(&self) -> Option<String> {
+        let configuration = self.index.configuration();
+        match &configuration.problem {
+            Some(problem) => {
+                Some(format!("nothing is resized while ConfigMap {CONFIG_MAP} cannot be read: {problem}"))
+            }
+            None if configuration.dry_run => {
+                Some(format!("nothing is resized in a dry run (ConfigMap {CONFIG_MAP})"))
+            }
+            None => self.settings.dry_run.then(|| "nothing is resized in a dry run (--dry-run)".to_owned()),
+        }
+    }
+
+    /// Nothing may be resized, whatever policies say.
+    pub const fn dry_run(&self) -> bool {
+        self.settings.dry_run || self.index.configuration().dry_run
     }
 
     /// A container that starts, or that is ready, gets its size at once where the policy says so.
@@ -253,7 +294,10 @@ impl Engine {
                     self.resizes.backoff(&subject.uid).filter(|_| passing).map(|backoff| backoff.until);
                 self.reevaluate(&subject.policy, passed.unwrap_or(now));
                 // a conflict is the fence at work, not news
-                if matches!(refusal.reason, Reason::Conflict | Reason::NotLeader | Reason::PodGone) {
+                if matches!(
+                    refusal.reason,
+                    Reason::Conflict | Reason::NotLeader | Reason::DryRun | Reason::PodGone
+                ) {
                     return Vec::new();
                 }
                 Notice::refused(&subject, &action.plan, &refusal)
@@ -380,7 +424,7 @@ impl Engine {
     fn take_back(&mut self, subject: Subject, plan: Plan) -> Option<Effect> {
         // a policy that was switched off or deleted meanwhile changes nothing any more
         let (policy, _) = self.index.policy(&subject.policy)?.parsed.as_ref().ok()?;
-        if policy.mode != Mode::Auto || policy.dry_run || self.settings.dry_run {
+        if policy.mode != Mode::Auto || policy.dry_run || self.dry_run() {
             return None;
         }
         let facts = self.index.facts(&subject.pod).filter(|facts| facts.uid == subject.uid)?;

@@ -9,6 +9,7 @@
 //! O(workloads x policies) and belongs to an evaluation, not to an event.
 
 mod cluster;
+mod configuration;
 mod containers;
 mod overrides;
 mod owners;
@@ -25,7 +26,7 @@ use std::sync::Arc;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod};
 use kube::core::DeserializeGuard;
 use optipod_common::decide::Followed;
 use optipod_common::ident::{ContainerId, WorkloadContainer, WorkloadRef};
@@ -39,6 +40,7 @@ use containers::Containers;
 use owners::{OwnerKind, Owners};
 use pods::{LabelSets, PodRecord};
 
+pub use configuration::{CONFIG_MAP, Configuration};
 pub use containers::{MAX_TOMBSTONES, Origin, TOMBSTONE_AGE};
 pub use overrides::{OPTIMIZE, Overrides, PIN, POLICY, PREFIX as ANNOTATION_PREFIX, PolicyChoice};
 pub use pods::{EVICTION, LANGUAGE_VARIABLES, resources_of};
@@ -109,6 +111,8 @@ pub enum Change {
     Policies(Delta<DeserializeGuard<OptimizationPolicy>>),
     /// To objects of kind `HorizontalPodAutoscaler`.
     Hpas(Delta<HorizontalPodAutoscaler>),
+    /// To the coordinator's own settings.
+    Configuration(Delta<ConfigMap>),
 }
 
 /// Kinds that must have been listed before the index is complete.
@@ -120,9 +124,10 @@ enum Listed {
     Namespaces,
     Policies,
     Hpas,
+    Configuration,
 }
 
-const ALL_LISTED: usize = 10;
+const ALL_LISTED: usize = 11;
 
 /// What the pods of a node ask for.
 #[derive(Clone, Debug, Default)]
@@ -172,6 +177,7 @@ pub struct Index {
     namespaces: HashMap<String, BTreeMap<String, String>>,
     policies: BTreeMap<PolicyKey, PolicyEntry>,
     scalers: Scalers,
+    configuration: Configuration,
     listed: BTreeSet<Listed>,
 }
 
@@ -196,6 +202,7 @@ impl Index {
             namespaces: HashMap::new(),
             policies: BTreeMap::new(),
             scalers: Scalers::default(),
+            configuration: Configuration::default(),
             listed: BTreeSet::new(),
         }
     }
@@ -215,6 +222,7 @@ impl Index {
             Change::Namespaces(delta) => self.apply_namespaces(delta),
             Change::Policies(delta) => self.apply_policies(delta),
             Change::Hpas(delta) => self.apply_hpas(delta),
+            Change::Configuration(delta) => self.apply_configuration(delta),
         }
         Vec::new()
     }

@@ -17,6 +17,7 @@ mod kubelet;
 mod leadership;
 mod objects;
 mod policies;
+mod recommendations;
 mod refusals;
 mod resizing;
 mod rights;
@@ -53,6 +54,8 @@ const TOGETHER: &[Case<World>] = &[
     case!(resizing::recommend_and_disabled_change_nothing),
     case!(resizing::a_pod_deleted_in_the_middle_is_forgotten),
     case!(resizing::a_pod_that_somebody_else_changes_is_resized_by_a_fresh_decision),
+    case!(recommendations::it_tells_how_it_came_about_and_goes_with_its_workload),
+    case!(recommendations::a_strategy_of_another_version_only_shows),
     case!(refusals::a_limit_range_is_reported_and_not_asked_again_at_once),
     case!(refusals::a_quota_is_reported_and_not_asked_again_at_once),
     case!(refusals::defaults_of_a_limit_range_do_not_sneak_in),
@@ -63,6 +66,7 @@ const TOGETHER: &[Case<World>] = &[
 
 /// One after the other, after those.
 const ALONE: &[Case<World>] = &[
+    case!(recommendations::a_dry_run_is_switched_while_coordinators_run),
     case!(leadership::a_standby_finishes_what_a_killed_leader_began),
     case!(leadership::a_leader_that_stops_gives_the_lease_back),
     case!(rights::the_chart_grants_exactly_what_is_used),

@@ -60,6 +60,7 @@ pub fn nothing_exists() -> Vec<Change> {
         Change::DaemonSets(Delta::Replace(Vec::new())),
         Change::Jobs(Delta::Replace(Vec::new())),
         Change::Hpas(Delta::Replace(Vec::new())),
+        Change::Configuration(Delta::Replace(Vec::new())),
         Change::Policies(Delta::Replace(Vec::new())),
         Change::Pods(Delta::Replace(Vec::new())),
     ]

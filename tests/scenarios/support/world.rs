@@ -20,7 +20,7 @@ use optipod_coordinator::api::recommendation::RecommendationStatus;
 use optipod_coordinator::api::v1alpha1::{OptimizationPolicyStatus, WorkloadStatus};
 use optipod_coordinator::apply::{Accepted, Refusal};
 use optipod_coordinator::engine::{Effect, Engine, Purpose, Request};
-use optipod_coordinator::index::{Change, PolicyKey};
+use optipod_coordinator::index::{Change, Delta, PolicyKey};
 use optipod_coordinator::ingest::Ingest;
 use optipod_coordinator::metrics::Metrics;
 use optipod_coordinator::report::Notice;
@@ -30,7 +30,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 
-use super::support::{applied, container_id, engine, nothing_exists, pod_uid};
+use super::support::{applied, container_id, engine, nothing_exists, object, pod_uid};
 
 pub const NODE: &str = "node-1";
 pub const MEBIBYTE: u64 = 1 << 20;
@@ -176,6 +176,16 @@ impl World {
     pub fn put(&mut self, change: Change) {
         self.objects.push(change.clone());
         self.engine.on_change(change, self.now);
+    }
+
+    /// A policy is deleted.
+    pub fn delete_policy(&mut self, namespace: &str, name: &str) {
+        self.put(Change::Policies(Delta::Delete(Box::new(object(&json!({
+            "apiVersion": "optipod.io/v1alpha1",
+            "kind": "OptimizationPolicy",
+            "metadata": {"namespace": namespace, "name": name},
+            "spec": {},
+        }))))));
     }
 
     /// A policy with these fields over the settings that tests share.
@@ -348,6 +358,9 @@ impl World {
                 }
                 Effect::DeleteRecommendation(workload) => {
                     self.recommendations.remove(&workload);
+                }
+                Effect::SweepRecommendations(kept) => {
+                    self.recommendations.retain(|workload, _| kept.workloads.contains(workload));
                 }
                 Effect::Resize(request) => {
                     self.requests.push((self.elapsed(), Request::clone(&request)));

@@ -57,6 +57,15 @@ pub fn strategy(strategy: &api::Strategy, check: &mut Check) -> Strategy {
     }
 }
 
+pub fn strategy_version(strategy: &api::Strategy, check: &mut Check) -> Option<u32> {
+    let version = strategy.version?;
+    let allowed = u32::try_from(version).ok().filter(|version| (1..=1000).contains(version));
+    if allowed.is_none() {
+        check.wrong("spec.strategy.version", format!("{version} is not a version: expected 1 to 1000"));
+    }
+    allowed
+}
+
 fn threshold(given: &api::Threshold, check: &mut Check) -> ThresholdParams {
     let field = |name: &str| format!("spec.strategy.threshold.{name}");
     let before = check.0.len();

@@ -4,20 +4,19 @@ use std::fmt::Write as _;
 
 use anyhow::{Context as _, Result, bail};
 use kube::api::{Api, ListParams};
-use kube::config::KubeConfigOptions;
-use kube::{Client, Config};
 use optipod_coordinator::api::Recommendation;
-use optipod_coordinator::api::v1alpha1::{RecommendedContainer, Sizes, StepEntry};
+use optipod_coordinator::api::v1alpha1::{RecommendedContainer, Sizes, StepEntry, Totals};
+
+use super::cluster;
 
 /// The text about one workload, from the cluster.
 pub async fn fetch(workload: &str, namespace: Option<&str>, context: Option<&str>) -> Result<String> {
     let Some((kind, name)) = workload.split_once('/') else {
         bail!("{workload:?} is not a workload: expected KIND/NAME, such as deployment/web");
     };
-    let options = KubeConfigOptions { context: context.map(str::to_owned), ..KubeConfigOptions::default() };
-    let config = Config::from_kubeconfig(&options).await.context("kubeconfig")?;
-    let namespace = namespace.unwrap_or(&config.default_namespace).to_owned();
-    let api: Api<Recommendation> = Api::namespaced(Client::try_from(config)?, &namespace);
+    let (client, default) = cluster::connect(context).await?;
+    let namespace = namespace.map_or(default, str::to_owned);
+    let api: Api<Recommendation> = Api::namespaced(client, &namespace);
     let all = api.list(&ListParams::default()).await.context("recommendations")?;
     let found = all
         .items
@@ -63,6 +62,11 @@ pub fn text(recommendation: &Recommendation) -> String {
     if let Some(percent) = status.coverage_percent {
         let confidence = status.confidence.map(|c| format!(", confidence {c:?}")).unwrap_or_default();
         line(2, "coverage:    ", &format!("{percent} % of the window{confidence}"));
+    }
+    if let Some(account) = &status.account {
+        let pair = |totals: &Totals| format!("cpu {}, memory {}", totals.cpu, totals.memory);
+        let what = format!("{}; used: {}", pair(&account.requested), pair(&account.used));
+        line(2, "requested:   ", &what);
     }
     for container in &status.containers {
         about_container(container, &mut line);
@@ -134,7 +138,8 @@ mod tests {
             "status": {
                 "policy": {"namespace": "shop", "name": "gold", "generation": 2},
                 "strategy": {"type": "Adaptive", "version": 1},
-                "phase": "Skipped", "reason": "CooldownActive", "message": "web-1: 120 s left", "coveragePercent": 80, "confidence": "Medium",
+                "phase": "Skipped", "reason": "CooldownActive", "message": "web-1: 120 s left",
+                "account": {"requested": {"cpu": "3", "memory": "192Mi"}, "used": {"cpu": "280m", "memory": "150Mi"}}, "coveragePercent": 80, "confidence": "Medium",
                 "containers": [{"name": "app", "declared": {"cpu": "1"}, "recommended": {"cpu": "120m", "memory": "64Mi"},
                     "steps": {"cpu": [{"step": "percentile", "value": "100m"}, {"step": "max bound", "value": "120m", "detail": "enforced by a/b"}]}}],
                 "lastDecision": {"time": "2026-01-05T10:00:00Z", "decision": "Hold", "reason": "CooldownActive"},
@@ -147,6 +152,7 @@ mod tests {
   strategy:    Adaptive, version 1
   phase:       Skipped (CooldownActive): web-1: 120 s left
   coverage:    80 % of the window, confidence Medium
+  requested:   cpu 3, memory 192Mi; used: cpu 280m, memory 150Mi
   container app
     declared:    cpu 1
     recommended: cpu 120m, memory 64Mi

@@ -1,11 +1,14 @@
 //! The kubectl plug-in: `kubectl optipod ...`.
 
+mod cluster;
 mod drm;
 mod explain;
 mod files;
 mod labels;
 mod lint;
 mod output;
+mod savings;
+mod simulate;
 mod vpa;
 
 use std::path::PathBuf;
@@ -41,6 +44,17 @@ enum Command {
         /// KIND/NAME, such as deployment/web.
         workload: String,
         /// Namespace of the workload. Default: that of the kubeconfig.
+        #[arg(long, short)]
+        namespace: Option<String>,
+        /// Context of the kubeconfig.
+        #[arg(long)]
+        context: Option<String>,
+    },
+    /// Plays a policy on recorded use of a container: what it would have done, in resizes, savings and risk.
+    Simulate(simulate::Options),
+    /// Shows what workloads request and use, what was given back, and what is left, by policy.
+    Savings {
+        /// Only policies of this namespace. Default: all.
         #[arg(long, short)]
         namespace: Option<String>,
         /// Context of the kubeconfig.
@@ -93,11 +107,21 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
             output::imported(&vpa::import(&files::objects(std::slice::from_ref(file))?)?)
         }
         Command::Explain { workload, namespace, context } => {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            let text =
-                runtime.block_on(explain::fetch(workload, namespace.as_deref(), context.as_deref()))?;
-            output::print(&text)?;
+            let text = explain::fetch(workload, namespace.as_deref(), context.as_deref());
+            output::print(&wait(text)?)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Simulate(options) => {
+            output::print(&simulate::run(options)?)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Savings { namespace, context } => {
+            output::print(&wait(savings::fetch(namespace.as_deref(), context.as_deref()))?)?;
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+fn wait<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
 }

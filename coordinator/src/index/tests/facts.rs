@@ -219,6 +219,7 @@ fn synced_after_every_kind_was_listed() {
         Change::Namespaces(Delta::Replace(vec![])),
         Change::Policies(Delta::Replace(vec![])),
         Change::Hpas(Delta::Replace(vec![])),
+        Change::Configuration(Delta::Replace(vec![])),
     ];
     for change in changes {
         assert!(!index.synced());

@@ -1,0 +1,385 @@
+//! What a whole policy would have done to a recorded workload of one container: the store, the recommendation and the
+//! decision of the product, on use that was recorded.
+//!
+//! Use is taken as demand: a recorded container that was throttled wanted more than the trace says. A sample counts as
+//! constant for its length, so that bursts inside it are not seen.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::{CRASH_LOOP, Replayed, Trace};
+use crate::decide::{Circumstances, Decision, Plan, Reason, decide};
+use crate::expression::Expressions;
+use crate::frame::{CgroupLimits, ContainerRecord};
+use crate::histogram::UsageHistogram;
+use crate::ident::{ContainerId, ContainerKey, PodUid, WorkloadContainer, WorkloadRef};
+use crate::policy::{Mode, Policy};
+
+use crate::recommend::{Asked, recommend};
+use crate::resources::{Amounts, ContainerFacts, NodeFacts, PodFacts, Resource, Resources, qos_class};
+use crate::sample::{CPU_UNITS_PER_MILLICORE, CpuCounters, memory_units};
+use crate::startup::Phase;
+use crate::store::{FINE_SLOT, Interval, Question, Store, Variant};
+use crate::time::Timestamp;
+
+/// Recorded use of a container.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Length of time that each sample describes.
+    pub step: Duration,
+    /// Ascending by start; where there is a gap nothing is known.
+    pub samples: Vec<UsageSample>,
+}
+
+/// Use within one step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UsageSample {
+    /// Start.
+    pub at: Timestamp,
+    /// CPU, units of 0.1 millicore.
+    pub cpu: Option<u64>,
+    /// Working set, bytes.
+    pub memory: Option<u64>,
+}
+
+impl UsageSample {
+    const fn of(&self, resource: Resource) -> Option<u64> {
+        match resource {
+            Resource::Cpu => self.cpu,
+            Resource::Memory => self.memory,
+        }
+    }
+}
+
+impl Usage {
+    /// The samples of one resource, CPU in units of 0.1 millicore and memory in bytes.
+    pub fn trace(&self, resource: Resource) -> Trace {
+        let samples = self.samples.iter().filter_map(|sample| Some((sample.at, sample.of(resource)?)));
+        Trace { step: self.step, samples: samples.collect() }
+    }
+}
+
+/// What a policy would have done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PolicyReplay {
+    /// CPU requests in units of 0.1 millicore, one for each sample that has CPU.
+    pub cpu: Replayed,
+    /// Memory requests in bytes, one for each sample that has memory. Kills are those at the memory limit.
+    pub memory: Replayed,
+    /// Every patch, with its moment.
+    pub changes: Vec<(Timestamp, Plan)>,
+    /// How often the policy was evaluated.
+    pub evaluations: u64,
+    /// How often each reason held something back.
+    pub held: BTreeMap<Reason, u64>,
+    /// What the container has at the end.
+    pub last: Resources,
+}
+
+/// Plays the policy on the recorded use of a container that its owner declares with these resources. Mode and dry run of
+/// the policy do not count: the question is what it would have done.
+pub fn replay_policy(
+    policy: &Policy,
+    usage: &Usage,
+    declared: Resources,
+    expressions: &dyn Expressions,
+) -> PolicyReplay {
+    let policy = Policy { mode: Mode::Auto, dry_run: false, ..policy.clone() };
+    let mut play = Play::new(&policy, usage.step, declared, expressions);
+    for sample in &usage.samples {
+        play.sample(sample);
+    }
+    play.result.last = play.desired;
+    play.result
+}
+
+struct Play<'a> {
+    policy: &'a Policy,
+    expressions: &'a dyn Expressions,
+    step: Duration,
+    declared: Resources,
+    desired: Resources,
+    store: Store,
+    workload: WorkloadContainer,
+    started: Option<Timestamp>,
+    last_resize: Option<Timestamp>,
+    last_kill: Option<Timestamp>,
+    restarts: u32,
+    due: Option<Timestamp>,
+    compacted: Option<Timestamp>,
+    result: PolicyReplay,
+}
+
+impl<'a> Play<'a> {
+    fn new(
+        policy: &'a Policy,
+        step: Duration,
+        declared: Resources,
+        expressions: &'a dyn Expressions,
+    ) -> Self {
+        let workload = WorkloadRef {
+            kind: "Deployment".to_owned(),
+            namespace: "replay".to_owned(),
+            name: "replay".to_owned(),
+        };
+        Self {
+            policy,
+            expressions,
+            step,
+            declared,
+            desired: declared,
+            store: Store::default(),
+            workload: WorkloadContainer { workload, container: "container".to_owned() },
+            started: None,
+            last_resize: None,
+            last_kill: None,
+            restarts: 0,
+            due: None,
+            compacted: None,
+            result: PolicyReplay::default(),
+        }
+    }
+
+    /// The size in force during a sample comes from earlier samples only.
+    fn sample(&mut self, sample: &UsageSample) {
+        self.started.get_or_insert(sample.at);
+        let request =
+            |amounts: Amounts| (amounts.cpu.map(|cpu| cpu.0), amounts.memory.map(|memory| memory.0));
+        let (cpu, memory) = request(self.desired.requests);
+        if sample.cpu.is_some() {
+            self.result.cpu.sizes.push(cpu.unwrap_or(0).saturating_mul(CPU_UNITS_PER_MILLICORE));
+        }
+        if sample.memory.is_some() {
+            self.result.memory.sizes.push(memory.unwrap_or(0));
+        }
+        let limit = self.desired.limits.memory;
+        let killed = sample.memory.zip(limit).is_some_and(|(used, limit)| used > limit.0);
+        if killed && self.last_kill.is_none_or(|last| sample.at.since(last) >= CRASH_LOOP) {
+            self.result.memory.oom_kills += 1;
+            self.last_kill = Some(sample.at);
+        }
+        self.restarts += u32::from(killed);
+        self.learn(sample, killed);
+        let now = sample.at + self.step;
+        if killed || self.due.is_none_or(|due| due <= now) {
+            self.due = Some(now + self.policy.reconciliation_interval);
+            self.evaluate(now);
+        }
+    }
+
+    /// Hands a sample to the store, in pieces no longer than its finest slot.
+    fn learn(&mut self, sample: &UsageSample, killed: bool) {
+        let pieces = u32::try_from(self.step.as_micros().div_ceil(FINE_SLOT.as_micros())).unwrap_or(1).max(1);
+        let length = self.step / pieces;
+        for piece in 0..pieces {
+            let start = sample.at + length * piece;
+            let end = start + length;
+            let record = self.record(sample, length, killed && piece == 0);
+            let interval =
+                Interval { start, end, variant: Variant::default(), phase: Phase::Runtime, started: None };
+            self.store.add(self.workload.clone(), &record, &interval, end);
+            self.store.ran(&self.workload, &Variant::default(), start, end);
+        }
+        let now = sample.at + self.step;
+        if self.compacted.is_none_or(|at| now.since(at) >= FINE_SLOT) {
+            self.compacted = Some(now);
+            self.store.compact(now, self.policy.rolling_window.max(RETENTION));
+        }
+    }
+
+    fn record(&self, sample: &UsageSample, length: Duration, killed: bool) -> ContainerRecord {
+        let seconds = usize::try_from(length.as_secs()).unwrap_or(1).max(1);
+        let series = |value: Option<u64>| {
+            UsageHistogram::from_values(1000, value.into_iter().flat_map(|v| std::iter::repeat_n(v, seconds)))
+        };
+        // a killed container never had more than its limit
+        let most = self.desired.limits.memory.map_or(u64::MAX, |limit| limit.0);
+        let memory = series(sample.memory.map(|used| memory_units(used.min(most))));
+        ContainerRecord {
+            key: ContainerKey { id: ContainerId::from_bytes([1; 32]), inode: 1 },
+            pod: pod_uid(),
+            qos: qos_class([&self.desired]),
+            cpu_tick: UsageHistogram::new(100),
+            cpu_second: series(sample.cpu),
+            memory_working_set: memory.clone(),
+            memory_total: memory,
+            cpu: CpuCounters::default(),
+            oom_kills: u64::from(killed),
+            limits: CgroupLimits {
+                cpu: self.desired.limits.cpu,
+                memory: self.desired.limits.memory,
+                cpu_weight: None,
+            },
+            ended: false,
+        }
+    }
+
+    fn evaluate(&mut self, now: Timestamp) {
+        self.result.evaluations += 1;
+        let variant = Variant::default();
+        let question = Question {
+            now,
+            window: self.policy.rolling_window,
+            variant: &variant,
+            resized: self.last_resize,
+        };
+        let Some(evidence) = self.store.evidence(&self.workload, question) else { return };
+        let container = self.container();
+        let asked = Asked {
+            container: &container,
+            evidence: &evidence,
+            pod: None,
+            phase: Phase::Runtime,
+            last_resize: self.last_resize,
+            expressions: self.expressions,
+        };
+        let sizes = [recommend(self.policy, asked)];
+        let pod = self.pod(container);
+        let decision = decide(self.policy, &pod, &sizes, &Circumstances::at(now));
+        for hold in decision.held() {
+            *self.result.held.entry(hold.reason).or_default() += 1;
+        }
+        if let Decision::Resize { plan, .. } = decision {
+            self.apply(plan, now);
+        }
+    }
+
+    fn apply(&mut self, plan: Plan, now: Timestamp) {
+        for change in &plan.changes {
+            let changes =
+                |resource: fn(Amounts) -> bool| resource(change.to.requests) || resource(change.to.limits);
+            self.result.cpu.resizes += u32::from(changes(|amounts| amounts.cpu.is_some()));
+            self.result.memory.resizes += u32::from(changes(|amounts| amounts.memory.is_some()));
+            self.desired = self.desired.overlaid(change.to);
+        }
+        self.last_resize = Some(now);
+        // the other direction of the same recommendation follows at once, as in the product
+        self.due = Some(now);
+        self.result.changes.push((now, plan));
+    }
+
+    fn container(&self) -> ContainerFacts {
+        ContainerFacts {
+            name: self.workload.container.clone(),
+            desired: self.desired,
+            declared: self.declared,
+            allocated: Some(self.desired.requests),
+            actual: Some(self.desired),
+            running: true,
+            started: self.started,
+            restarts: self.restarts,
+            ..ContainerFacts::default()
+        }
+    }
+
+    fn pod(&self, container: ContainerFacts) -> PodFacts {
+        PodFacts {
+            uid: pod_uid().as_str().to_owned(),
+            namespace: self.workload.workload.namespace.clone(),
+            name: "pod".to_owned(),
+            resource_version: "1".to_owned(),
+            generation: 1,
+            observed_generation: Some(1),
+            qos: Some(qos_class([&self.declared])),
+            running: true,
+            ready: true,
+            ready_since: self.started,
+            last_resize: self.last_resize,
+            node: Some(NodeFacts { name: "node".to_owned(), ready: true, ..NodeFacts::default() }),
+            containers: vec![container],
+            ..PodFacts::default()
+        }
+    }
+}
+
+/// As the coordinator keeps it: what a day's cycle can show.
+const RETENTION: Duration = Duration::from_hours(24);
+
+fn pod_uid() -> PodUid {
+    "00000000000040008000000000000001".parse().expect("32 hexadecimal digits")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::expression::NoExpressions;
+    use crate::quantity::{Bytes, MilliCpu};
+
+    const HOUR: i64 = 60;
+
+    /// One sample a minute, from Monday 00:00.
+    fn usage(minutes: i64, of: impl Fn(i64) -> (u64, u64)) -> Usage {
+        let samples = (0..minutes).map(|minute| {
+            let (millis, mebibytes) = of(minute);
+            UsageSample {
+                at: Timestamp::from_unix_seconds(1_800_000_000 + minute * 60),
+                cpu: Some(millis * CPU_UNITS_PER_MILLICORE),
+                memory: Some(mebibytes << 20),
+            }
+        });
+        Usage { step: Duration::from_secs(60), samples: samples.collect() }
+    }
+
+    fn declared(cpu: u64, memory: u64, limit: Option<u64>) -> Resources {
+        let amounts = |cpu, memory: u64| Amounts { cpu, memory: Some(Bytes(memory << 20)) };
+        Resources {
+            requests: amounts(Some(MilliCpu(cpu)), memory),
+            limits: limit.map_or_else(Amounts::default, |limit| amounts(None, limit)),
+        }
+    }
+
+    /// Half of its window has data after an hour.
+    fn short() -> Policy {
+        Policy { rolling_window: Duration::from_hours(2), ..Policy::default() }
+    }
+
+    fn replayed(policy: &Policy, usage: &Usage, declared: Resources) -> PolicyReplay {
+        replay_policy(policy, usage, declared, &NoExpressions)
+    }
+
+    #[test]
+    fn an_idle_container_shrinks_once_and_is_never_short() {
+        let usage = usage(12 * HOUR, |_| (100, 64));
+        let policy = Policy { mode: Mode::Disabled, dry_run: true, ..short() };
+        let result = replayed(&policy, &usage, declared(1000, 512, None));
+        let cpu = super::super::Outcome::of(&usage.trace(Resource::Cpu), &result.cpu, 0);
+        assert_eq!((cpu.under, result.cpu.resizes, result.memory.resizes), (0, 1, 1), "{:?}", result.changes);
+        assert_eq!(result.cpu.sizes.len(), usage.samples.len());
+        assert_eq!(result.last.requests.cpu, Some(MilliCpu(120)));
+        assert!(result.held.contains_key(&Reason::ChangeTooSmall), "{:?}", result.held);
+    }
+
+    #[test]
+    fn the_past_does_not_know_the_future() {
+        let of = |end: u64| move |minute: i64| if minute < 6 * HOUR { (100, 64) } else { (end, end) };
+        let sizes = |end| replayed(&short(), &usage(8 * HOUR, of(end)), declared(500, 256, None)).cpu.sizes;
+        let cut = usize::try_from(6 * HOUR).unwrap();
+        assert_eq!(sizes(90)[..cut], sizes(450)[..cut]);
+        assert_ne!(sizes(90), sizes(450));
+    }
+
+    #[test]
+    fn use_above_the_memory_limit_is_a_kill_and_the_request_follows() {
+        let usage = usage(6 * HOUR, |minute| (100, if minute < 5 * HOUR { 64 } else { 200 }));
+        let result = replayed(&short(), &usage, declared(200, 128, Some(160)));
+        assert!(result.memory.oom_kills > 0, "{result:?}");
+        let free = replayed(&short(), &usage, declared(200, 128, None));
+        assert_eq!(free.memory.oom_kills, 0);
+    }
+
+    #[test]
+    fn a_resource_that_was_not_recorded_is_left_as_it_is() {
+        let mut usage = usage(6 * HOUR, |_| (100, 64));
+        usage.samples.iter_mut().for_each(|sample| sample.memory = None);
+        let result = replayed(&short(), &usage, declared(1000, 512, None));
+        assert_eq!((result.memory.sizes.len(), result.memory.resizes), (0, 0));
+        assert_eq!(result.last.requests.memory, Some(Bytes(512 << 20)));
+        assert!(result.held.contains_key(&Reason::NoData), "{:?}", result.held);
+    }
+
+    #[test]
+    fn nothing_recorded_is_nothing_done() {
+        let result = replayed(&short(), &Usage::default(), declared(1000, 512, None));
+        assert_eq!(result, PolicyReplay { last: declared(1000, 512, None), ..PolicyReplay::default() });
+    }
+}
