@@ -276,6 +276,23 @@ fn new_leader_sweeps_what_an_earlier_one_left_of_what_is_gone() {
 }
 
 #[test]
+fn what_waits_for_a_moment_does_not_wait_for_the_interval() {
+    let mut world = World::new();
+    let wanting = Demand { millicores: 20, memory: 100 * MEBIBYTE };
+    world.deployment("default", "web", &resources(("24m", "20Mi"), ("1", "1Gi")), wanting);
+    let late = world.deployment("default", "late", &resources(("24m", "20Mi"), ("1", "1Gi")), LITTLE);
+    world.change(&late, |pod| pod["status"]["phase"] = "Pending".into());
+    world.run(seconds(60));
+    world.policy("default", "p", &json!({"reconciliationInterval": "1h"}));
+    world.run(seconds(20));
+    let web = world.status("default", "p").workloads.iter().find(|w| w.name == "web").unwrap();
+    assert_eq!(web.reason, "NodeAdmitting", "{}", web.message);
+    world.change(&late, |pod| pod["status"]["phase"] = "Running".into());
+    world.run(seconds(10));
+    assert_eq!(world.plans(), [GROWN]);
+}
+
+#[test]
 fn resource_that_an_autoscaler_follows_is_left_alone_and_the_other_is_not() {
     let mut world = World::new();
     world.policy("default", "p", &json!({}));

@@ -48,6 +48,9 @@ pub struct PodOutcome {
 /// What was written is seen through the watch after at most this time, unless the write failed.
 const WATCH_LAG: Duration = Duration::from_secs(60);
 
+/// What holds a decision for a moment is looked at again after this time, however long the policy's interval is.
+const SOON: Duration = Duration::from_secs(5);
+
 /// `RuntimeClasses` whose handlers are known to follow a resize: containers of the host's own kernel.
 const RUNTIME_CLASSES: [&str; 3] = ["runc", "crun", "nvidia"];
 
@@ -163,6 +166,9 @@ impl Engine {
             Ok((policy, _)) => policy.reconciliation_interval,
             Err(_) => Policy::default().reconciliation_interval,
         };
+        // what only waits for something that passes does not wait for the interval
+        let passes = outcomes.iter().flat_map(|outcome| &outcome.pods).any(waits_for_a_moment);
+        let interval = if passes { interval.min(SOON) } else { interval };
         let brake = self.brake();
         let state = self.policies.entry(key.clone()).or_default();
         state.due = Some(now + interval);
@@ -252,6 +258,12 @@ impl Engine {
         }
         effects
     }
+}
+
+/// Something is held for a reason that passes within seconds, as a rule.
+fn waits_for_a_moment(pod: &PodOutcome) -> bool {
+    let passing = [Reason::NodeAdmitting, Reason::ConcurrencyLimit, Reason::CoordinatorStarting];
+    pod.decision.held().iter().any(|hold| passing.contains(&hold.reason))
 }
 
 /// A workload that is left alone although a policy selects it.
