@@ -168,7 +168,7 @@ fn text(usage: &Usage, declared: Resources, replayed: &PolicyReplay) -> String {
         let mut held: Vec<_> = replayed.held.iter().collect();
         held.sort_by_key(|(reason, count)| (std::cmp::Reverse(**count), reason.as_str()));
         for (reason, count) in held {
-            let _ = writeln!(text, "  {count:>7}  {reason}: {}", reason.meaning());
+            let _ = writeln!(text, "  {count:>7}  {reason}: {}", reason.meaning().trim());
         }
     }
     text
