@@ -111,10 +111,10 @@ const CPU: Tunings = Tunings {
     safe: Tuning {
         overrun_weight: 250,
         exceed_weight: 120_000,
-        change_weight: 500,
-        dead_down: 100,
+        change_weight: 100,
+        dead_down: 10,
         dead_up: 20,
-        cooldown: 120,
+        cooldown: 115,
         trigger: 950,
         burst: 250,
         ..BALANCED
