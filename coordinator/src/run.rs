@@ -1,6 +1,8 @@
 //! Wires the parts together and keeps them alive: one task, one owner, bounded channels.
 
 use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -16,7 +18,7 @@ use crate::FIELD_MANAGER;
 use crate::admin::{Health, router};
 use crate::apply::{Accepted, Applier, Brake, Refusal};
 use crate::config::Config;
-use crate::engine::{Effect, Engine, Request, Settings};
+use crate::engine::{Effect, Engine, Kept, Request, Settings};
 use crate::index::{CONFIG_MAP, Change, Configuration, Index};
 use crate::ingest::{Ingest, IngestService, now};
 use crate::lease::{Candidate, Leadership, elect};
@@ -102,6 +104,7 @@ pub async fn run_with(
         engine: Engine::new(settings, index, metrics.clone()).with_prices(config.prices()),
         applier: Applier::new(client.clone(), leadership.clone(), brake.clone()),
         brake,
+        unswept: Arc::default(),
         desk: Desk::new(client.clone(), &config.pod_name),
         leadership: leadership.clone(),
         health: health.clone(),
@@ -171,10 +174,24 @@ fn tell_configuration(before: &Configuration, after: &Configuration) {
     }
 }
 
+/// Time between two attempts to look through what earlier leaders left.
+const SWEEP_AGAIN: Duration = Duration::from_secs(30);
+
+/// Looks through them; sets `again` a while after a failure, since by then others are to be kept.
+async fn sweep(desk: Desk, kept: Box<Kept>, again: Arc<AtomicBool>) {
+    if let Err(error) = desk.sweep_recommendations(&kept).await {
+        warn!(%error, "recommendations of earlier leaders are looked through later");
+        tokio::time::sleep(SWEEP_AGAIN).await;
+        again.store(true, Ordering::Relaxed);
+    }
+}
+
 struct EngineTask {
     engine: Engine,
     applier: Applier,
     brake: Brake,
+    /// The last sweep failed.
+    unswept: Arc<AtomicBool>,
     desk: Desk,
     leadership: watch::Receiver<Leadership>,
     health: Health,
@@ -211,6 +228,9 @@ impl EngineTask {
                 _ = ticks.tick() => {
                     self.lead();
                     self.health.turned();
+                    if self.unswept.swap(false, Ordering::Relaxed) {
+                        self.engine.sweep_again();
+                    }
                     if self.engine.index().synced() {
                         self.health.set_ready();
                     }
@@ -238,7 +258,8 @@ impl EngineTask {
     ) -> mpsc::Sender<Effect> {
         let (sender, mut effects) = mpsc::channel(EFFECTS);
         let (applier, desk, leadership) = (self.applier.clone(), self.desk.clone(), self.leadership.clone());
-        let slots = std::sync::Arc::new(tokio::sync::Semaphore::new(PATCHES));
+        let unswept = self.unswept.clone();
+        let slots = Arc::new(tokio::sync::Semaphore::new(PATCHES));
         let scribe = scribe::spawn(desk.clone(), leadership.clone());
         tokio::spawn(async move {
             while let Some(effect) = effects.recv().await {
@@ -254,12 +275,7 @@ impl EngineTask {
                         let _ = scribe.send((workload, Entry::Delete));
                     }
                     Effect::SweepRecommendations(kept) => {
-                        let desk = desk.clone();
-                        tokio::spawn(async move {
-                            if let Err(error) = desk.sweep_recommendations(&kept).await {
-                                warn!(%error, "recommendations of earlier leaders were not looked through");
-                            }
-                        });
+                        tokio::spawn(sweep(desk.clone(), kept, unswept.clone()));
                     }
                     Effect::WriteStatus { policy, status } => {
                         in_time("policy status", desk.write_status(&policy, &status)).await;

@@ -202,6 +202,11 @@ impl Engine {
         self.metrics.dry_run.set(self.dry_run().into());
     }
 
+    /// What earlier leaders left could not be looked through: it is asked for again.
+    pub const fn sweep_again(&mut self) {
+        self.swept = false;
+    }
+
     /// Why nothing is resized, whatever policies say.
     fn brake(&self) -> Option<String> {
         let configuration = self.index.configuration();
