@@ -48,6 +48,8 @@ pub fn spawn(
         let mut backlog = Backlog::default();
         let mut writers = JoinSet::new();
         loop {
+            let mut changed = leadership.clone();
+            changed.mark_unchanged();
             // what a leader of before has to say would overwrite what the new one says
             if !leadership.borrow().holds(Instant::now()) {
                 backlog.clear();
@@ -61,8 +63,6 @@ pub fn spawn(
                     (workload, entry, written)
                 });
             }
-            let mut changed = leadership.clone();
-            changed.mark_unchanged();
             let due = backlog.due().filter(|_| writers.len() < WRITERS);
             tokio::select! {
                 entry = entries.recv() => match entry {
@@ -79,8 +79,8 @@ pub fn spawn(
                     }
                 },
                 () = sleep_until(due), if due.is_some() => {}
-                // a term that ended while nothing was due
-                _ = changed.changed() => {}
+                // a term that ended while nothing was due; at shutdown nobody changes it any more
+                Ok(()) = changed.changed() => {}
             }
         }
     });
@@ -190,6 +190,7 @@ impl Backlog {
 
     /// Whoever is being written may be written again.
     fn forget_writers(&mut self, now: Instant) {
+        self.abandoned.clear();
         for workload in std::mem::take(&mut self.writing) {
             self.rest(&workload, now, PACE);
         }
