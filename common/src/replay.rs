@@ -93,14 +93,18 @@ pub struct Actuator {
 
 /// Kills at a limit that stays, a crash loop counted once in five minutes.
 pub fn kills_above(trace: &Trace, limit: u64) -> u32 {
-    let (mut kills, mut last) = (0, None::<Timestamp>);
-    for (at, _) in trace.samples.iter().filter(|(_, used)| *used > limit) {
-        if last.is_none_or(|last| at.since(last) >= CRASH_LOOP) {
-            kills += 1;
-            last = Some(*at);
-        }
+    let mut last = None;
+    let kills = trace.samples.iter().filter(|(_, used)| *used > limit);
+    kills.fold(0, |count, (at, _)| count + u32::from(is_new_crash(&mut last, *at)))
+}
+
+/// Whether a kill counts; `last` is the last one that did.
+fn is_new_crash(last: &mut Option<Timestamp>, at: Timestamp) -> bool {
+    let new = last.is_none_or(|last| at.since(last) >= CRASH_LOOP);
+    if new {
+        *last = Some(at);
     }
-    kills
+    new
 }
 
 /// What happened in a replay.
@@ -167,10 +171,7 @@ impl World {
     }
 
     fn count_oom(&mut self, now: Timestamp) {
-        if self.last_oom.is_none_or(|last| now.since(last) >= CRASH_LOOP) {
-            self.result.oom_kills += 1;
-            self.last_oom = Some(now);
-        }
+        self.result.oom_kills += u32::from(is_new_crash(&mut self.last_oom, now));
     }
 
     fn plan(&mut self, wanted: u64, seen: &Observation, actuator: &Actuator) {

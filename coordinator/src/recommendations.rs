@@ -15,7 +15,7 @@ use crate::api::recommendation::{
 };
 use crate::api::sizing::StrategyType;
 use crate::api::status::StrategyRef;
-use crate::engine::{PodOutcome, WorkloadOutcome};
+use crate::engine::{PodOutcome, WorkloadOutcome, current_version};
 use crate::index::PolicyKey;
 use crate::savings;
 use crate::status::{largest, phase, sizes, time};
@@ -57,10 +57,7 @@ pub fn build(
     });
     let mut status = RecommendationStatus {
         policy: Some(PolicyRef { namespace: key.namespace.clone(), name: key.name.clone(), generation }),
-        strategy: Some(StrategyRef {
-            kind: kind_of(&policy.strategy),
-            version: i32::try_from(policy.strategy.version()).unwrap_or(i32::MAX),
-        }),
+        strategy: Some(StrategyRef { kind: kind_of(&policy.strategy), version: current_version(policy) }),
         phase: Some(phase),
         reason,
         message,

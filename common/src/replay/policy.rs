@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{CRASH_LOOP, Replayed, Trace};
+use super::{Replayed, Trace, is_new_crash};
 use crate::decide::{Circumstances, Decision, Plan, Reason, decide};
 use crate::expression::Expressions;
 use crate::frame::{CgroupLimits, ContainerRecord};
@@ -154,9 +154,8 @@ impl<'a> Play<'a> {
         }
         let limit = self.desired.limits.memory;
         let killed = sample.memory.zip(limit).is_some_and(|(used, limit)| used > limit.0);
-        if killed && self.last_kill.is_none_or(|last| sample.at.since(last) >= CRASH_LOOP) {
-            self.result.memory.oom_kills += 1;
-            self.last_kill = Some(sample.at);
+        if killed {
+            self.result.memory.oom_kills += u32::from(is_new_crash(&mut self.last_kill, sample.at));
         }
         self.restarts += u32::from(killed);
         self.learn(sample, killed);

@@ -25,7 +25,7 @@ pub use self::evaluate::{PodOutcome, WorkloadOutcome};
 use self::resizes::Resizes;
 pub use self::resizes::{End, Ended, Purpose, Subject};
 use self::usage::Usage;
-pub use self::version::pinned;
+pub use self::version::{current as current_version, pinned};
 use crate::api::recommendation::{HistoryEntry, RecommendationStatus};
 use crate::api::v1alpha1::OptimizationPolicyStatus;
 use crate::apply::{Accepted, Action, Refusal};

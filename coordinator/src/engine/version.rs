@@ -7,19 +7,23 @@ use crate::recommendations::kind_of;
 
 /// The version that acts, or that acted last: what the policy's status says, until this coordinator's own may act.
 pub fn pinned(policy: &Policy, status: &OptimizationPolicyStatus) -> StrategyRef {
-    let kind = kind_of(&policy.strategy);
-    let before = status.strategy.as_ref().filter(|before| before.kind == kind).map(|before| before.version);
     let acts = shadow(policy, status).is_none();
-    StrategyRef { kind, version: before.filter(|_| !acts).unwrap_or(current(policy)) }
+    let version = acted(policy, status).filter(|_| !acts).unwrap_or(current(policy));
+    StrategyRef { kind: kind_of(&policy.strategy), version }
+}
+
+/// The version of the policy's strategy that its status names.
+fn acted(policy: &Policy, status: &OptimizationPolicyStatus) -> Option<i32> {
+    let before = status.strategy.as_ref().filter(|before| before.kind == kind_of(&policy.strategy));
+    before.map(|before| before.version)
 }
 
 /// Why the policy's strategy only shows what it would do, when it does: another version is pinned.
 pub fn shadow(policy: &Policy, status: &OptimizationPolicyStatus) -> Option<String> {
     let kind = kind_of(&policy.strategy);
-    let before = status.strategy.as_ref().filter(|before| before.kind == kind).map(|before| before.version);
     let said = policy.strategy_version.map(|version| i32::try_from(version).unwrap_or(i32::MAX));
     let current = current(policy);
-    let version = said.or(before).unwrap_or(current);
+    let version = said.or(acted(policy, status)).unwrap_or(current);
     (version != current).then(|| {
         format!(
             "version {version} of strategy {kind:?} is pinned and this coordinator has version {current}: \
@@ -28,7 +32,8 @@ pub fn shadow(policy: &Policy, status: &OptimizationPolicyStatus) -> Option<Stri
     })
 }
 
-fn current(policy: &Policy) -> i32 {
+/// The version that this coordinator has.
+pub fn current(policy: &Policy) -> i32 {
     i32::try_from(policy.strategy.version()).unwrap_or(i32::MAX)
 }
 

@@ -5,9 +5,9 @@ mod trace;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use clap::Args;
-use optipod_common::policy::Policy;
+use optipod_common::policy::{Policy, Violation};
 use optipod_common::quantity::{Bytes, MilliCpu};
 use optipod_common::replay::{Outcome, PolicyReplay, Replayed, Usage, kills_above, replay_policy};
 use optipod_common::resources::{Amounts, Resource, Resources};
@@ -80,16 +80,17 @@ fn policy(objects: &[files::Located], name: Option<&str>) -> Result<Policy> {
             name.map_or_else(String::new, |name| format!(" named {name:?}"))
         );
     };
+    let refused = |violations: &[Violation]| {
+        let all: Vec<_> = violations.iter().map(ToString::to_string).collect();
+        anyhow!("{}: {}", located.place, all.join("; "))
+    };
+    // it also sees what the schema refuses
     let violations = lint(&located.object).violations;
     if !violations.is_empty() {
-        let all: Vec<_> = violations.iter().map(ToString::to_string).collect();
-        bail!("{}: {}", located.place, all.join("; "));
+        return Err(refused(&violations));
     }
     let spec = located.object.get("spec").cloned().unwrap_or_else(|| serde_json::json!({}));
-    let (policy, _) = to_policy(&serde_json::from_value(spec)?).map_err(|violations| {
-        let all: Vec<_> = violations.iter().map(ToString::to_string).collect();
-        anyhow::anyhow!("{}: {}", located.place, all.join("; "))
-    })?;
+    let (policy, _) = to_policy(&serde_json::from_value(spec)?).map_err(|violations| refused(&violations))?;
     Ok(policy)
 }
 
