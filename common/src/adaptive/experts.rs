@@ -5,14 +5,18 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::decay::Decay;
-use super::signals::{Signal, Signals};
+use super::signals::{FRACTION, Signal, Signals};
 use super::tuning::Tuning;
 use crate::time::Timestamp;
 
-/// Half-life of what the experts cost, in minutes: what was a day ago counts half.
-pub const MEMORY: u32 = 24 * 60;
+/// Half-life of idle size and of resizes, in minutes: what was a day ago counts half.
+const IDLE_MEMORY: u32 = 24 * 60;
+/// Half-life of missing size, in minutes. It is rare, so it takes longer to know how often it happens.
+const MISSING_MEMORY: u32 = 48 * 60;
 /// An expert goes down when its level has fallen by this share, in 1/1000: it is judged as the size that would follow it.
-const DEAD_DOWN: u64 = 300;
+const DEAD_DOWN: u64 = 260;
+/// Largest ratio of peak to mean that counts, in 1/1000: beyond it the mean is noise.
+const SPIKIEST: u128 = 1_000_000;
 
 /// One sizing rule: a level times one plus a margin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -113,8 +117,55 @@ pub const EXPERTS: [Expert; 47] = [
     Expert::highest(72, 250),
 ];
 
-/// The size that an expert would have given, and what came of it. Sums are in unit-minutes with the fraction of a level,
-/// halved each day.
+/// How much older minutes still count.
+#[derive(Clone, Copy, Debug)]
+pub struct Forgetting {
+    idle: Decay,
+    missing: Decay,
+}
+
+impl Forgetting {
+    /// After so many minutes.
+    pub fn over(elapsed: u32) -> Self {
+        Self { idle: Decay::over(elapsed, IDLE_MEMORY), missing: Decay::over(elapsed, MISSING_MEMORY) }
+    }
+}
+
+/// One minute, in counts of minutes that are halved.
+const ONE_MINUTE: u64 = 1 << FRACTION;
+
+/// What a series is measured against: its highest use ever and its mean use of the last day or two, as levels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scale {
+    peak: u64,
+    /// Sum of the minute peaks, halved each day.
+    used: u64,
+    /// Those minutes in [`ONE_MINUTE`], halved alike.
+    minutes: u64,
+}
+
+impl Scale {
+    /// Adds a new minute.
+    pub fn observe(&mut self, level: u64, forgetting: Forgetting) {
+        self.used = forgetting.idle.of(self.used).saturating_add(level);
+        self.minutes = forgetting.idle.of(self.minutes).saturating_add(ONE_MINUTE);
+        self.raise(level);
+    }
+
+    /// A higher value within the newest minute.
+    pub fn raise(&mut self, level: u64) {
+        self.peak = self.peak.max(level);
+    }
+
+    /// Peak divided by mean, in 1/1000; at least 1000.
+    fn spikiness(self) -> u128 {
+        let mean_times_minutes = u128::from(self.used).max(1);
+        let peak_times_minutes = (u128::from(self.peak) * u128::from(self.minutes)) >> FRACTION;
+        (peak_times_minutes * 1000 / mean_times_minutes).clamp(1000, SPIKIEST)
+    }
+}
+
+/// The size that an expert would have given, and what came of it. Sums are in unit-minutes with the fraction of a level.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shadow {
     /// Level; 0 until the first minute.
@@ -122,6 +173,7 @@ pub struct Shadow {
     /// The newest minute raised it.
     pub rose: bool,
     overrun: u64,
+    /// Minutes with use above the size, in [`ONE_MINUTE`].
     exceeded: u64,
     slack: u64,
     changed: u64,
@@ -129,15 +181,17 @@ pub struct Shadow {
 
 impl Shadow {
     /// Judges the size against a new minute, then moves it.
-    pub fn observe(&mut self, level: u64, wanted: u64, decay: Decay) {
+    pub fn observe(&mut self, level: u64, wanted: u64, forgetting: Forgetting) {
         if self.size == 0 {
             self.size = wanted;
             return;
         }
-        self.overrun = decay.of(self.overrun).saturating_add(level.saturating_sub(self.size));
-        self.exceeded = decay.of(self.exceeded).saturating_add(if level > self.size { self.size } else { 0 });
-        self.slack = decay.of(self.slack).saturating_add(self.size.saturating_sub(level));
-        self.changed = decay.of(self.changed);
+        let Forgetting { idle, missing } = forgetting;
+        self.overrun = missing.of(self.overrun).saturating_add(level.saturating_sub(self.size));
+        self.exceeded =
+            missing.of(self.exceeded).saturating_add(if level > self.size { ONE_MINUTE } else { 0 });
+        self.slack = idle.of(self.slack).saturating_add(self.size.saturating_sub(level));
+        self.changed = idle.of(self.changed);
         self.rose = wanted > self.size;
         if self.rose || wanted < scaled(self.size, 1000 - DEAD_DOWN) {
             self.changed = self.changed.saturating_add(wanted);
@@ -146,11 +200,18 @@ impl Shadow {
     }
 
     /// What the expert would have cost, in unit-minutes of idle size with the fraction of a level.
-    pub fn cost(&self, tuning: &Tuning) -> u128 {
-        u128::from(self.overrun) * u128::from(tuning.overrun_weight)
-            + u128::from(self.exceeded) * u128::from(tuning.exceed_weight) / 1000
+    ///
+    /// Idle size is judged as a share of the highest use, which is what would have to be bought; missing size as a share of
+    /// the work that has to wait for it. In a series whose peak is twenty times its mean a missing unit therefore weighs
+    /// twenty times as much as in a flat one.
+    pub fn cost(&self, tuning: &Tuning, scale: Scale) -> u128 {
+        let missing_weight = u128::from(tuning.overrun_weight) * scale.spikiness() / 1000;
+        let exceeded = (u128::from(self.exceeded) * u128::from(scale.peak)) >> FRACTION;
+        (u128::from(self.overrun) * missing_weight
+            + exceeded * u128::from(tuning.exceed_weight)
+            + u128::from(self.changed) * u128::from(tuning.change_weight))
+            / 1000
             + u128::from(self.slack)
-            + u128::from(self.changed) * u128::from(tuning.change_weight) / 1000
     }
 }
 
@@ -170,4 +231,49 @@ pub fn wanted(signals: &Signals, now: Timestamp) -> [u64; EXPERTS.len()] {
 /// `value * thousandths / 1000`, rounded down; saturates.
 pub fn scaled(value: u64, thousandths: u64) -> u64 {
     u64::try_from(u128::from(value) * u128::from(thousandths) / 1000).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::adaptive::Tunings;
+    use crate::policy::Objective;
+
+    /// Cost of one missing unit in a series with this peak and mean.
+    fn cost_of_a_miss(peak: u64, mean: u64) -> u128 {
+        let forgetting = Forgetting::over(1);
+        let mut scale = Scale::default();
+        (0..1000).for_each(|_| scale.observe(mean << FRACTION, forgetting));
+        scale.raise(peak << FRACTION);
+        let mut shadow = Shadow { size: 100 << FRACTION, ..Shadow::default() };
+        shadow.observe(101 << FRACTION, 0, forgetting);
+        let tuning = *Tunings::of(super::super::Size::CpuRequest).get(Objective::Balanced);
+        shadow.cost(&Tuning { change_weight: 0, exceed_weight: 0, ..tuning }, scale)
+    }
+
+    #[test]
+    fn a_missing_unit_weighs_more_where_the_peak_is_far_above_the_mean() {
+        let flat = cost_of_a_miss(100, 100);
+        let spiky = cost_of_a_miss(2000, 100);
+        let ratio = spiky as f64 / flat as f64;
+        assert!((ratio - 20.0).abs() < 0.1, "{ratio}");
+    }
+
+    #[test]
+    fn nothing_used_is_not_infinitely_spiky() {
+        assert_eq!(Scale::default().spikiness(), 1000);
+        assert_eq!(Scale { peak: u64::MAX, used: 0, minutes: ONE_MINUTE }.spikiness(), SPIKIEST);
+        let full = Shadow {
+            size: 1,
+            rose: true,
+            overrun: u64::MAX,
+            exceeded: u64::MAX,
+            slack: u64::MAX,
+            changed: u64::MAX,
+        };
+        let scale = Scale { peak: u64::MAX, used: 0, minutes: u64::MAX };
+        for size in [super::super::Size::CpuRequest, super::super::Size::MemoryLimit] {
+            full.cost(Tunings::of(size).get(Objective::Safe), scale);
+        }
+    }
 }

@@ -23,15 +23,15 @@ pub use experts::Expert;
 pub use signals::Signal;
 pub use tuning::{Size, Tuning, Tunings};
 
-use decay::Decay;
-use experts::{EXPERTS, MEMORY, Shadow, scaled, wanted};
+use experts::{EXPERTS, Forgetting, Scale, Shadow, scaled, wanted};
 use signals::{FRACTION, Signals};
 
 /// Use that was throttled is taken for this much more, in 1/1000: demand is unknown, so the size probes upward by a
 /// constant factor each minute until nothing is throttled.
 const CENSORED: u64 = 1250;
-/// After an OOM kill the size is this much of the limit that was hit, in 1/1000.
-const AFTER_OOM: u64 = 1300;
+/// After an OOM kill the size is this much of the limit that was hit, in 1/1000: most who hit a limit need little more,
+/// and who needs much more is raised again.
+const AFTER_OOM: u64 = 1100;
 /// Largest value, in the series' unit: beyond it levels would not fit with their fraction.
 const MAX_VALUE: u64 = 1 << 44;
 
@@ -44,6 +44,7 @@ pub struct Adaptive {
     /// Minutes seen.
     seen: u64,
     signals: Signals,
+    scale: Scale,
     shadows: Vec<Shadow>,
     /// By objective: each has its own size, so that a policy may change its mind without learning anew.
     savings: Governed,
@@ -60,6 +61,18 @@ struct Governed {
     size: u64,
     /// Minute of the last decrease.
     lowered: Option<i64>,
+    /// Minute of the last increase.
+    raised: Option<i64>,
+}
+
+/// What a size follows.
+struct Seen<'a> {
+    shadows: &'a [Shadow],
+    scale: Scale,
+    /// Of the newest minute.
+    level: u64,
+    /// Number of the newest minute.
+    minute: i64,
 }
 
 /// A size and how it came about.
@@ -99,6 +112,7 @@ impl Adaptive {
             newest: None,
             seen: 0,
             signals: Signals::default(),
+            scale: Scale::default(),
             shadows: vec![Shadow::default(); EXPERTS.len()],
             savings: Governed::default(),
             balanced: Governed::default(),
@@ -134,20 +148,22 @@ impl Adaptive {
         };
         if elapsed == 0 {
             self.signals.raise(minute, level);
+            self.scale.raise(level);
         } else {
             self.newest = Some(number);
             self.seen = self.seen.saturating_add(1);
             self.signals.observe(minute, level, elapsed);
             let wanted = wanted(&self.signals, minute);
-            let decay = Decay::over(elapsed, MEMORY);
+            let forgetting = Forgetting::over(elapsed);
+            self.scale.observe(level, forgetting);
             for (shadow, wanted) in self.shadows.iter_mut().zip(wanted) {
-                shadow.observe(level, wanted, decay);
+                shadow.observe(level, wanted, forgetting);
             }
         }
-        let shadows = &self.shadows;
-        self.savings.follow(&tunings.savings, shadows, level, number);
-        self.balanced.follow(&tunings.balanced, shadows, level, number);
-        self.safe.follow(&tunings.safe, shadows, level, number);
+        let seen = Seen { shadows: &self.shadows, scale: self.scale, level, minute: number };
+        self.savings.follow(&tunings.savings, &seen);
+        self.balanced.follow(&tunings.balanced, &seen);
+        self.safe.follow(&tunings.safe, &seen);
     }
 
     /// A container was killed at this memory limit: what it needs is above.
@@ -190,7 +206,8 @@ impl Adaptive {
         let tunings = Tunings::of(self.sizes);
         let tuning = tunings.get(objective);
         let expert = *EXPERTS.get(governed.expert)?;
-        let cost = |shadow: &Shadow| u64::try_from(shadow.cost(tuning) >> FRACTION).unwrap_or(u64::MAX);
+        let cost =
+            |shadow: &Shadow| u64::try_from(shadow.cost(tuning, self.scale) >> FRACTION).unwrap_or(u64::MAX);
         let mut costs: Vec<ExpertCost> = EXPERTS
             .iter()
             .zip(&self.shadows)
@@ -215,21 +232,24 @@ impl Adaptive {
 
 impl Governed {
     /// Chooses an expert and moves the size towards what it asks for: up at once, down calmly.
-    fn follow(&mut self, tuning: &Tuning, shadows: &[Shadow], level: u64, minute: i64) {
-        let kept = shadows.get(self.expert).map(|shadow| (self.expert, shadow, shadow.cost(tuning)));
-        let priced = shadows.iter().enumerate().map(|(index, shadow)| (index, shadow, shadow.cost(tuning)));
-        let cheapest = priced.min_by_key(|(_, _, cost)| *cost);
+    fn follow(&mut self, tuning: &Tuning, seen: &Seen<'_>) {
+        let &Seen { shadows, scale, level, minute } = seen;
+        let priced = |(index, shadow): (usize, &Shadow)| (index, *shadow, shadow.cost(tuning, scale));
+        let kept = shadows.get(self.expert).map(|shadow| priced((self.expert, shadow)));
+        let cheapest = shadows.iter().enumerate().map(priced).min_by_key(|(_, _, cost)| *cost);
         let (Some(kept), Some(cheapest)) = (kept, cheapest) else { return };
         let worth_it = cheapest.2 + cheapest.2 * u128::from(tuning.switch) / 1000 < kept.2;
         let (expert, shadow, _) = if worth_it { cheapest } else { kept };
         self.expert = expert;
         let close = level > scaled(self.size, u64::from(tuning.trigger));
-        let urgent = level > self.size || (close && (shadow.rose || !tuning.heights_only));
+        let urgent = level > self.size || (close && shadow.rose);
         let burst = if urgent { scaled(level, 1000 + u64::from(tuning.burst)) } else { 0 };
         let wanted = shadow.size.max(burst);
-        let cooled = self.lowered.is_none_or(|at| minute - at >= i64::from(tuning.cooldown));
+        let since = |at: Option<i64>, minutes| at.is_none_or(|at| minute - at >= i64::from(minutes));
+        let cooled = since(self.lowered, tuning.cooldown) && since(self.raised, tuning.settle);
         if wanted > scaled(self.size, 1000 + u64::from(tuning.dead_up)) {
             self.size = wanted;
+            self.raised = Some(minute);
         } else if cooled && wanted < scaled(self.size, 1000 - u64::from(tuning.dead_down)) {
             self.size = wanted;
             self.lowered = Some(minute);

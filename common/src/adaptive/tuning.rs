@@ -1,4 +1,4 @@
-//! The constants of Adaptive, by resource and objective. They were chosen on the tune halves of the back-test.
+//! The constants of Adaptive, by resource and objective: how they were chosen is in `tests/BACKTEST.md`.
 
 use serde::{Deserialize, Serialize};
 
@@ -29,9 +29,9 @@ impl From<Resource> for Size {
 /// What an objective weighs, and how calmly it moves. Weights and shares are in 1/1000 unless said otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tuning {
-    /// What one unit of missing size costs, in units of idle size.
+    /// What one unit of missing size costs in a flat series, in units of idle size; more where the peak is far above the mean.
     pub overrun_weight: u32,
-    /// What a minute with use above the size costs, however little is missing, in minutes of the size.
+    /// What a minute with use above the size costs, however little is missing, in minutes of the highest use.
     pub exceed_weight: u32,
     /// What a resize costs, in minutes of the new size.
     pub change_weight: u32,
@@ -43,12 +43,13 @@ pub struct Tuning {
     pub dead_up: u32,
     /// Minutes between two decreases.
     pub cooldown: u32,
-    /// Use above this share of the size raises it at once,
+    /// Minutes between an increase and the next decrease.
+    pub settle: u32,
+    /// Use above this share of the size raises it at once where it is a new height for the expert: flat use may stay close
+    /// to the size.
     pub trigger: u32,
-    /// by this share of the use,
+    /// The size is then the use and this share of it.
     pub burst: u32,
-    /// and only when the use is a new height: flat use may stay close to the size.
-    pub heights_only: bool,
 }
 
 /// One tuning for each objective.
@@ -82,64 +83,68 @@ impl Tunings {
     }
 }
 
-/// A resize has to pay for itself within the next hour or two, else most of them follow noise.
+/// Few steps down, each as small as need be: a size that falls slowly is above the next peak more often, at no more
+/// resizes than one that falls by leaps.
 const BALANCED: Tuning = Tuning {
-    overrun_weight: 120,
+    overrun_weight: 6300,
     exceed_weight: 0,
-    change_weight: 4500,
-    switch: 30,
-    dead_down: 150,
-    dead_up: 40,
-    cooldown: 30,
+    change_weight: 1100,
+    switch: 4,
+    dead_down: 10,
+    dead_up: 50,
+    cooldown: 120,
+    settle: 0,
     trigger: 1000,
-    burst: 50,
-    heights_only: true,
+    burst: 150,
 };
 
 const CPU: Tunings = Tunings {
     savings: Tuning {
-        overrun_weight: 60,
-        change_weight: 500,
-        dead_down: 100,
-        dead_up: 20,
-        cooldown: 20,
-        burst: 100,
+        overrun_weight: 3000,
+        change_weight: 1000,
+        dead_up: 30,
+        cooldown: 30,
+        burst: 200,
         ..BALANCED
     },
     balanced: BALANCED,
     // what is above the size hurts by happening at all, so the size moves before use reaches it
     safe: Tuning {
-        overrun_weight: 250,
-        exceed_weight: 120_000,
-        change_weight: 100,
-        dead_down: 10,
-        dead_up: 20,
-        cooldown: 115,
-        trigger: 950,
-        burst: 250,
+        overrun_weight: 17_000,
+        exceed_weight: 19_000,
+        change_weight: 1500,
+        dead_up: 15,
+        cooldown: 130,
+        trigger: 800,
+        burst: 200,
         ..BALANCED
     },
 };
 
-const MEMORY: Tunings = Tunings { balanced: Tuning { overrun_weight: 150, ..BALANCED }, ..CPU };
+/// Missing memory is evicted rather than slowed down.
+const MEMORY: Tunings = Tunings {
+    savings: Tuning { overrun_weight: 12_000, ..CPU.savings },
+    balanced: Tuning { overrun_weight: 20_000, ..BALANCED },
+    safe: Tuning { overrun_weight: 50_000, ..CPU.safe },
+};
 
-/// A size that is the limit too: use above it is a kill, so an expert is left only for a much better one, and a resize
-/// has to pay for itself over hours.
+/// A size that is the limit too: use above it is a kill, so a raise leaves much room and stays a while, and a resize has to
+/// pay for itself over hours.
 const LIMIT: Tuning = Tuning {
-    overrun_weight: 400,
+    overrun_weight: 200_000,
     exceed_weight: 0,
-    change_weight: 30_000,
-    switch: 30,
-    dead_down: 100,
-    dead_up: 60,
-    cooldown: 20,
-    trigger: 950,
-    burst: 200,
-    heights_only: false,
+    change_weight: 20_000,
+    switch: 5,
+    dead_down: 80,
+    dead_up: 40,
+    cooldown: 60,
+    settle: 100,
+    trigger: 1000,
+    burst: 600,
 };
 
 const MEMORY_LIMIT: Tunings = Tunings {
-    savings: Tuning { overrun_weight: 200, change_weight: 8000, ..LIMIT },
+    savings: Tuning { overrun_weight: 100_000, burst: 300, ..LIMIT },
     balanced: LIMIT,
-    safe: Tuning { overrun_weight: 4000, ..LIMIT },
+    safe: Tuning { overrun_weight: 1_000_000, ..LIMIT },
 };
