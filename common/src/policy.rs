@@ -18,7 +18,7 @@ pub use startup::{Boost, Startup, Until};
 pub use strategy::{ExpressionParams, Objective, Strategy, ThresholdParams};
 pub use update::{Canary, Controlled, LimitRule, MaxStep, MemoryDecrease, Rollback, UpdateStrategy};
 pub use values::{Factor, Percent, Percentile, Range, RelativePercent, Share, parse_duration};
-pub use windows::{Days, MinuteOfDay, Window, WindowChange, ZoneName, allowed_now, overlap};
+pub use windows::{Days, MinuteOfDay, Window, WindowChange, ZoneName, allowed_now, overlaps};
 
 /// One thing that is wrong with a policy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Error)]
