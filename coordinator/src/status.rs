@@ -175,16 +175,24 @@ fn conditions(
             conditions.extend(warnings.map(|w| condition(w.condition, true, w.reason, w.message.clone())));
         }
     }
-    if let Some(lost) = selection.conflicts.get(&entry.key).filter(|lost| !lost.is_empty()) {
-        let names: Vec<_> =
-            lost.iter().take(5).map(|(w, winner)| format!("{w} belongs to {winner}")).collect();
-        let more = if lost.len() > 5 { format!(" and {} more", lost.len() - 5) } else { String::new() };
-        conditions.push(condition(
-            "Conflict",
-            true,
-            Reason::PolicyConflict.as_str(),
-            format!("{}{more}", names.join("; ")),
-        ));
+    let listed = |all: &[(WorkloadRef, PolicyKey)], verb: &str| {
+        let names: Vec<_> = all.iter().take(5).map(|(w, winner)| format!("{w} {verb} {winner}")).collect();
+        let more = if all.len() > 5 { format!(" and {} more", all.len() - 5) } else { String::new() };
+        format!("{}{more}", names.join("; "))
+    };
+    let (lost, bound) = (selection.conflicts.get(&entry.key), selection.enforcing.get(&entry.key));
+    if let Some(lost) = lost {
+        let message = listed(lost, "belongs to");
+        conditions.push(condition("Conflict", true, Reason::PolicyConflict.as_str(), message));
+    }
+    if let Some(bound) = bound {
+        let message = format!("its bounds hold for workloads of other policies: {}", listed(bound, "follows"));
+        conditions.push(condition("Enforced", true, "BoundsHold", message));
+    }
+    let matched = selection.by_policy.get(&entry.key);
+    if matched.is_some_and(Vec::is_empty) && lost.is_none() && bound.is_none() {
+        let message = "the selector matches no workload with running pods: kubectl get deployments,statefulsets,daemonsets --show-labels shows what there is";
+        conditions.push(condition("NothingSelected", true, "NoWorkloadMatches", message.to_owned()));
     }
     conditions
 }
