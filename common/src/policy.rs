@@ -150,7 +150,8 @@ pub struct Policy {
 }
 
 impl Default for Policy {
-    /// The defaults of the API.
+    /// What the API means by a policy that names a percentile and nothing else: its defaults, and the strategy that
+    /// needs no state.
     fn default() -> Self {
         Self {
             mode: Mode::Recommend,

@@ -19,13 +19,17 @@ pub struct MetricsConfig {
     #[schemars(length(max = 20))]
     #[schemars(extend("x-kubernetes-validations" = [cel::duration("15s", "24h")]))]
     pub rolling_window: String,
-    /// Percentile of usage that is asked for: P50, P90, P99, or any Pn or Pn.n above P0, at most P100. Default: `P90`.
+    /// Percentile of usage that the strategy `Percentile` asks for: P50, P90, P99, or any Pn or Pn.n above P0, at most
+    /// P100. Absent: `P90`. A policy that names it and leaves out `strategy.type` has the strategy `Percentile`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 6))]
     #[schemars(extend("x-kubernetes-validations" = [cel::percentile()]))]
-    pub percentile: String,
-    /// What the percentile is multiplied with. 0.1 to 10. Default: 1.2.
+    pub percentile: Option<String>,
+    /// What the percentile is multiplied with. 0.1 to 10. Absent: 1.2. A policy that names it and leaves out
+    /// `strategy.type` has the strategy `Percentile`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-kubernetes-validations" = [cel::factor("1.2")]))]
-    pub safety_factor: f64,
+    pub safety_factor: Option<f64>,
     /// Share of the window that must have data before anything shrinks. 0 to 1. Default: 0.5.
     #[schemars(extend("x-kubernetes-validations" = [cel::share("0.5")]))]
     pub minimum_coverage: f64,
@@ -54,19 +58,17 @@ pub enum Provider {
 /// How a size comes from evidence.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
-#[schemars(extend("x-kubernetes-validations" = [rule("self.type != 'Expression' || has(self.expression)", "expression must be given for type Expression, such as {cpu: \"cpu.p(95) * 1.1\"}")]))]
+#[schemars(extend("x-kubernetes-validations" = [rule("!has(self.type) || self.type != 'Expression' || has(self.expression)", "expression must be given for type Expression, such as {cpu: \"cpu.p(95) * 1.1\"}"), rule("has(self.type) || [has(self.objective), has(self.threshold), has(self.expression)].filter(given, given).size() <= 1", "type must be given with fields of several strategies: objective is for Adaptive, threshold for Threshold, expression for Expression")]))]
 pub struct Strategy {
-    /// `Percentile` = percentile times safety factor; `Threshold` = react to the share of the request that is used;
-    /// `Adaptive` = choose among experts by what each would have cost; `Expression` = formulas of your own.
-    /// Default: `Percentile`.
-    #[serde(rename = "type")]
-    pub kind: StrategyType,
+    /// See [`StrategyType`], whose description the schema has.
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub kind: Option<StrategyType>,
     /// Version of its algorithm that may act; another one only shows what it would do. 1 to 1000. Absent: the version
     /// that acted when the policy was evaluated first, which its status names.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1000))]
     pub version: Option<i32>,
-    /// What `Adaptive` weighs more: `Savings`, `Balanced` or `Safe`. Default: `Balanced`.
+    /// See [`Objective`], whose description the schema has.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub objective: Option<Objective>,
     /// Parameters of `Threshold`.
@@ -77,11 +79,13 @@ pub struct Strategy {
     pub expression: Option<Expression>,
 }
 
-/// How a size comes from evidence.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+/// `Percentile` = percentile times safety factor; `Threshold` = react to the share of the request that is used;
+/// `Adaptive` = choose among experts by what each would have cost; `Expression` = formulas of your own. Absent: the
+/// strategy that `objective`, `threshold` or `expression` is for; with none of them `Percentile` when `metricsConfig`
+/// names `percentile` or `safetyFactor`, else `Adaptive`. `status.strategy` says which it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum StrategyType {
     /// Percentile times safety factor.
-    #[default]
     Percentile,
     /// React to the share of the request that is used.
     Threshold,
@@ -91,7 +95,7 @@ pub enum StrategyType {
     Expression,
 }
 
-/// What the adaptive strategy weighs more.
+/// What `Adaptive` weighs more: `Savings`, `Balanced` or `Safe`. Default: `Balanced`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Objective {
     /// Small requests.

@@ -42,10 +42,10 @@ pub mod generated {
 }
 
 mod conversion {
-    use optipod_common::policy::Policy;
+    use optipod_common::policy::{Objective, Policy, Strategy};
     use serde_json::{Value, json};
 
-    use crate::api::convert::to_policy;
+    use crate::api::convert::{to_policy, warnings};
     use crate::api::v1alpha1::OptimizationPolicySpec;
 
     fn spec(value: Value) -> OptimizationPolicySpec {
@@ -55,8 +55,50 @@ mod conversion {
     #[test]
     fn defaults_of_the_api_are_those_of_the_core() {
         let (policy, selector) = to_policy(&spec(json!({}))).unwrap();
-        assert_eq!(policy, Policy::default());
+        let adaptive = Strategy::Adaptive(Objective::Balanced);
+        assert_eq!(policy, Policy { strategy: adaptive, ..Policy::default() });
         assert_eq!((selector.weight, selector.kinds.len()), (100, 0));
+        let (policy, _) = to_policy(&spec(json!({"metricsConfig": {"percentile": "P90"}}))).unwrap();
+        assert_eq!(policy, Policy::default());
+    }
+
+    #[test]
+    fn a_strategy_that_is_left_out_follows_from_what_is_given() {
+        let (percentile, objective) = (json!({"percentile": "P95"}), json!({"objective": "Safe"}));
+        for (metrics, strategy, expected) in [
+            (json!({}), json!({}), "Adaptive(Balanced)"),
+            (json!({"rollingWindow": "1h"}), json!({"version": 1}), "Adaptive(Balanced)"),
+            (percentile.clone(), json!({}), "Percentile"),
+            (json!({"safetyFactor": 1.5}), json!({}), "Percentile"),
+            (json!({}), objective.clone(), "Adaptive(Safe)"),
+            (percentile.clone(), objective, "Adaptive(Safe)"),
+            (percentile.clone(), json!({"type": "Adaptive"}), "Adaptive(Balanced)"),
+            (json!({}), json!({"type": "Percentile"}), "Percentile"),
+            (json!({}), json!({"threshold": {"cooldown": "1m"}}), "cooldown: 60s"),
+            (json!({}), json!({"expression": {"cpu": "cpu.p(95)"}}), "cpu: Some(\"cpu.p(95)\")"),
+        ] {
+            let spec = spec(json!({"metricsConfig": metrics, "strategy": strategy.clone()}));
+            let (policy, _) = to_policy(&spec).unwrap();
+            assert!(format!("{:?}", policy.strategy).contains(expected), "{strategy} {:?}", policy.strategy);
+        }
+        let two = json!({"strategy": {"objective": "Safe", "threshold": {}}});
+        assert_eq!(to_policy(&spec(two)).unwrap_err()[0].field, "spec.strategy.type");
+    }
+
+    #[test]
+    fn what_is_for_another_strategy_is_told() {
+        for (value, unused) in [
+            (json!({"metricsConfig": {"percentile": "P95"}}), None),
+            (json!({"metricsConfig": {"percentile": "P95"}, "strategy": {"type": "Adaptive"}}), Some("metricsConfig.percentile")),
+            (json!({"metricsConfig": {"safetyFactor": 2}, "strategy": {"type": "Threshold"}}), Some("metricsConfig.safetyFactor")),
+            (json!({"metricsConfig": {"safetyFactor": 2}, "strategy": {"expression": {"cpu": "cpu.mean"}}}), None),
+            (json!({"strategy": {"objective": "Safe"}}), None),
+            (json!({"strategy": {"type": "Percentile", "objective": "Safe"}}), Some("strategy.objective")),
+        ] {
+            let told = warnings(&spec(value.clone())).into_iter().find(|w| w.condition == "FieldsUnused");
+            assert_eq!(told.is_some(), unused.is_some(), "{value} {told:?}");
+            assert!(told.is_none_or(|w| w.message.contains(unused.unwrap())), "{value}");
+        }
     }
 
     #[test]

@@ -53,7 +53,8 @@ pub use super::update::{
     printcolumn(json_path = ".status.summary.matched", name = "Matched", type_ = "integer"),
     printcolumn(json_path = ".status.summary.applied", name = "Applied", type_ = "integer"),
     printcolumn(json_path = ".status.summary.skipped", name = "Skipped", type_ = "integer"),
-    printcolumn(json_path = ".metadata.creationTimestamp", name = "Age", type_ = "date")
+    printcolumn(json_path = ".metadata.creationTimestamp", name = "Age", type_ = "date"),
+    printcolumn(json_path = ".status.strategy.type", name = "Strategy", type_ = "string", priority = 1)
 )]
 #[serde(rename_all = "camelCase", default)]
 #[allow(clippy::duplicated_attributes, reason = "columns have types")]
@@ -72,7 +73,8 @@ pub struct OptimizationPolicySpec {
     pub selector: WorkloadSelector,
     /// The evidence that recommendations come from.
     pub metrics_config: MetricsConfig,
-    /// How a size comes from evidence. Default: `{type: Percentile}`.
+    /// How a size comes from evidence. Absent: `Percentile` when `metricsConfig` names `percentile` or `safetyFactor`, else
+    /// `Adaptive`.
     pub strategy: Strategy,
     /// One size for all pods of a workload (`Workload`), or more for a pod that needs more than the others (`Pod`).
     /// Default: `Workload`.

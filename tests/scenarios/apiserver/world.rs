@@ -141,6 +141,7 @@ impl World {
         let mut spec = json!({
             "mode": "Auto",
             "metricsConfig": {"rollingWindow": "60s", "minimumCoverage": 0},
+            "strategy": {"type": "Percentile"},
             "updateStrategy": {"cooldown": "0s"},
             "reconciliationInterval": "1s",
         });

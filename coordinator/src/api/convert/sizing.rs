@@ -33,11 +33,41 @@ pub fn provider(provider: api::Provider, check: &mut Check) -> Provider {
     }
 }
 
-pub fn strategy(strategy: &api::Strategy, check: &mut Check) -> Strategy {
+/// The strategy that a policy asks for, named or not. The fields of `strategy` belong to one strategy each and speak for
+/// it. Without them a policy that names a percentile or a safety factor means them: policies that were written when
+/// `Percentile` was the only strategy, the operator design's example first, keep acting as they did. What says nothing
+/// gets the strategy that does best on recorded use.
+pub fn strategy_type(spec: &api::OptimizationPolicySpec) -> api::StrategyType {
+    let api::Strategy { kind, objective, threshold, expression, .. } = &spec.strategy;
+    let metrics = &spec.metrics_config;
+    if let Some(kind) = kind {
+        *kind
+    } else if objective.is_some() {
+        api::StrategyType::Adaptive
+    } else if threshold.is_some() {
+        api::StrategyType::Threshold
+    } else if expression.is_some() {
+        api::StrategyType::Expression
+    } else if metrics.percentile.is_some() || metrics.safety_factor.is_some() {
+        api::StrategyType::Percentile
+    } else {
+        api::StrategyType::Adaptive
+    }
+}
+
+pub fn strategy(spec: &api::OptimizationPolicySpec, check: &mut Check) -> Strategy {
+    let strategy = &spec.strategy;
+    let fields = [strategy.objective.is_some(), strategy.threshold.is_some(), strategy.expression.is_some()];
+    if strategy.kind.is_none() && fields.iter().filter(|given| **given).count() > 1 {
+        check.wrong(
+            "spec.strategy.type",
+            "must be given with fields of several strategies: objective is for Adaptive, threshold for Threshold, expression for Expression",
+        );
+    }
     // what is given is checked, also for another type
     let threshold = strategy.threshold.as_ref().map(|given| threshold(given, check)).unwrap_or_default();
     let expression = strategy.expression.as_ref().map(|given| expression(given, check)).unwrap_or_default();
-    match strategy.kind {
+    match strategy_type(spec) {
         api::StrategyType::Percentile => Strategy::Percentile,
         api::StrategyType::Threshold => Strategy::Threshold(threshold),
         api::StrategyType::Adaptive => Strategy::Adaptive(match strategy.objective.unwrap_or_default() {

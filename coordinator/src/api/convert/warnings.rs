@@ -1,5 +1,6 @@
 //! What is accepted, but people should know.
 
+use super::strategy_type;
 use crate::api::v1alpha1::{Mode, OptimizationPolicySpec, Provider, Replacement, StrategyType};
 
 /// Something in a policy that is accepted and does not do all that it seems to say.
@@ -27,18 +28,24 @@ const NOT_IN_THIS_VERSION: &str = "NotInThisVersion";
 /// for each type of condition at most.
 pub fn warnings(spec: &OptimizationPolicySpec) -> Vec<Warning> {
     let strategy = &spec.strategy;
+    let kind = strategy_type(spec);
     let provider = match spec.metrics_config.provider {
         Provider::Prometheus => Some("prometheus"),
         Provider::MetricsServer => Some("metrics-server"),
         Provider::Agent | Provider::Custom | Provider::Vpa => None,
     };
+    let metrics = &spec.metrics_config;
+    // a resource without a formula follows the percentile
+    let by_percentile = [StrategyType::Percentile, StrategyType::Expression].as_slice();
     let unused: Vec<&str> = [
-        (strategy.objective.is_some(), StrategyType::Adaptive, "objective"),
-        (strategy.threshold.is_some(), StrategyType::Threshold, "threshold"),
-        (strategy.expression.is_some(), StrategyType::Expression, "expression"),
+        (strategy.objective.is_some(), [StrategyType::Adaptive].as_slice(), "strategy.objective"),
+        (strategy.threshold.is_some(), &[StrategyType::Threshold], "strategy.threshold"),
+        (strategy.expression.is_some(), &[StrategyType::Expression], "strategy.expression"),
+        (metrics.percentile.is_some(), by_percentile, "metricsConfig.percentile"),
+        (metrics.safety_factor.is_some(), by_percentile, "metricsConfig.safetyFactor"),
     ]
     .into_iter()
-    .filter(|(given, kind, _)| *given && strategy.kind != *kind)
+    .filter(|(given, kinds, _)| *given && !kinds.contains(&kind))
     .map(|(_, _, name)| name)
     .collect();
     let warn = |condition, reason, field, message: String| Warning { condition, reason, field, message };
@@ -73,7 +80,7 @@ pub fn warnings(spec: &OptimizationPolicySpec) -> Vec<Warning> {
                 "FieldsUnused",
                 "OtherStrategy",
                 "spec.strategy",
-                format!("{} is for another strategy than {:?}: it is checked and not used", unused.join(" and "), strategy.kind),
+                format!("the strategy is {kind:?}: {} is for another one, checked and not used", unused.join(", ")),
             )
         }),
     ]
