@@ -5,9 +5,10 @@
 
 use kube::CustomResource;
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::cel::{self, rule};
+use super::lint;
 
 pub use super::amount::Amount;
 pub use super::labels::{LabelExpression, LabelOperator, LabelSelector};
@@ -56,7 +57,7 @@ pub use super::update::{
     printcolumn(json_path = ".metadata.creationTimestamp", name = "Age", type_ = "date"),
     printcolumn(json_path = ".status.strategy.type", name = "Strategy", type_ = "string", priority = 1)
 )]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase", default, remote = "Self")]
 #[allow(clippy::duplicated_attributes, reason = "columns have types")]
 pub struct OptimizationPolicySpec {
     /// What OptiPod may do: `Auto` recommends and resizes, `Recommend` (the default) only recommends, `Disabled` does
@@ -112,6 +113,21 @@ pub struct OptimizationPolicySpec {
     #[schemars(length(max = 20))]
     #[schemars(extend("x-kubernetes-validations" = [cel::duration("1s", "5m")]))]
     pub reconciliation_interval: String,
+}
+
+/// What is derived is a function of its own (`remote`): one that cannot read a specification knows the first thing that is
+/// wrong, and people want all of them.
+impl<'de> Deserialize<'de> for OptimizationPolicySpec {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = serde_json::Value::deserialize(deserializer)?;
+        Self::deserialize(&value).map_err(|error| de::Error::custom(lint::unreadable(value, &error)))
+    }
+}
+
+impl Serialize for OptimizationPolicySpec {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Self::serialize(self, serializer)
+    }
 }
 
 /// What OptiPod may do.
