@@ -14,6 +14,7 @@ use optipod_common::resources::{Resource, Resources};
 use optipod_common::savings::Prices;
 use optipod_common::time::Timestamp;
 
+use crate::api::convert::NOTHING_SELECTED;
 use crate::api::v1alpha1::{
     ContainerStatus, MAX_WORKLOADS, OptimizationPolicyStatus, Sizes, StrategyRef, Summary, Totals,
     WorkloadPhase, WorkloadStatus,
@@ -186,13 +187,16 @@ fn conditions(
         conditions.push(condition("Conflict", true, Reason::PolicyConflict.as_str(), message));
     }
     if let Some(bound) = bound {
-        let message = format!("its bounds hold for workloads of other policies: {}", listed(bound, "follows"));
+        let message =
+            format!("its bounds hold for workloads of other policies: {}", listed(bound, "follows"));
         conditions.push(condition("Enforced", true, "BoundsHold", message));
     }
     let matched = selection.by_policy.get(&entry.key);
-    if matched.is_some_and(Vec::is_empty) && lost.is_none() && bound.is_none() {
-        let message = "the selector matches no workload with running pods: kubectl get deployments,statefulsets,daemonsets --show-labels shows what there is";
-        conditions.push(condition("NothingSelected", true, "NoWorkloadMatches", message.to_owned()));
+    let said = entry.warnings.iter().any(|warning| warning.condition == NOTHING_SELECTED);
+    if matched.is_some_and(Vec::is_empty) && lost.is_none() && bound.is_none() && !said {
+        let message =
+            "no workload that has pods matches all of spec.selector: look at namespaces, kinds and labels";
+        conditions.push(condition(NOTHING_SELECTED, true, "NoWorkloadMatches", message.to_owned()));
     }
     conditions
 }

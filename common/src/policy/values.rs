@@ -375,7 +375,11 @@ mod tests {
             ("+1000%", u64::MAX, u64::MAX, u64::MAX),
         ] {
             let percent = percent(text).unwrap();
-            assert_eq!((percent.at_least(declared), percent.at_most(declared)), (at_least, at_most), "{text}");
+            assert_eq!(
+                (percent.at_least(declared), percent.at_most(declared)),
+                (at_least, at_most),
+                "{text}"
+            );
         }
         for bad in ["-120%", "-100%", "20", "%", "+%", "1001%", "+-5%", "2.5%"] {
             assert!(percent(bad).is_err(), "{bad}");

@@ -21,7 +21,7 @@ use check::Check;
 
 pub use selector::Selector;
 pub use sizing::strategy_type;
-pub use warnings::{Warning, warnings};
+pub use warnings::{NOTHING_SELECTED, Warning, warnings};
 
 /// Checks a specification and turns it into what decisions are made from.
 ///

@@ -13,8 +13,8 @@ use optipod_common::policy::Violation;
 use serde_json::{Value, json};
 
 use super::OptimizationPolicy;
-use super::convert::{Warning, to_policy, warnings};
-use super::v1alpha1::OptimizationPolicySpec;
+use super::convert::{Warning, strategy_type, to_policy, warnings};
+use super::v1alpha1::{OptimizationPolicySpec, StrategyType};
 
 /// What is said about a policy.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,11 +23,13 @@ pub struct Findings {
     pub violations: Vec<Violation>,
     /// What it does not do, or does otherwise than one may think.
     pub warnings: Vec<Warning>,
+    /// The strategy that it comes to, named or not; `None` when it cannot be read.
+    pub strategy: Option<StrategyType>,
 }
 
 /// Looks at an object of kind `OptimizationPolicy`.
 pub fn lint(object: &Value) -> Findings {
-    let mut findings = Findings { violations: envelope(object), warnings: Vec::new() };
+    let mut findings = Findings { violations: envelope(object), ..Findings::default() };
     let Some(spec) = object.get("spec").filter(|spec| !spec.is_null()) else {
         findings.violations.push(Violation::new("spec", "is required: {} is a policy with all defaults"));
         return findings;
@@ -50,6 +52,7 @@ pub fn lint(object: &Value) -> Findings {
             let said = to_policy(&spec).err().unwrap_or_default();
             findings.violations.extend(said.into_iter().map(|violation| pruned.placed(violation)));
             findings.warnings = warnings(&spec);
+            findings.strategy = Some(strategy_type(&spec));
         }
         Err(error) => findings.violations.push(Violation::new("spec", error)),
     }
@@ -61,7 +64,7 @@ pub fn lint(object: &Value) -> Findings {
 }
 
 /// Why a specification cannot be read: everything that its schema refuses and everything else that is wrong with it.
-pub fn unreadable(spec: Value, error: &dyn std::fmt::Display) -> String {
+pub fn unreadable(spec: &Value, error: &dyn std::fmt::Display) -> String {
     let all: Vec<_> = lint(&json!({ "spec": spec })).violations.iter().map(ToString::to_string).collect();
     if all.is_empty() { error.to_string() } else { all.join("; ") }
 }
@@ -267,13 +270,13 @@ fn unexpected(value: &Value, expected: &str) -> String {
 mod tests {
     use super::*;
 
-    fn fields(spec: Value) -> Vec<String> {
+    fn fields(spec: &Value) -> Vec<String> {
         lint(&json!({"spec": spec})).violations.into_iter().map(|violation| violation.field).collect()
     }
 
     #[test]
     fn all_layers_are_looked_at_together() {
-        let mut found = fields(json!({
+        let mut found = fields(&json!({
             "mode": "Sometimes",
             "wieght": 1,
             "weight": "heavy",
@@ -332,7 +335,7 @@ mod tests {
         assert!(overlap.message.contains("spec.updateStrategy.windows[1]"), "{overlap}");
         let nested = json!([{"key": 1}, {"key": "a", "operator": "In", "values": [1, "b", "c d"]}]);
         assert_eq!(
-            fields(json!({"selector": {"podSelector": {"matchExpressions": nested}}})).last().unwrap(),
+            fields(&json!({"selector": {"podSelector": {"matchExpressions": nested}}})).last().unwrap(),
             "spec.selector.podSelector.matchExpressions[1].values[2]"
         );
     }
@@ -341,7 +344,7 @@ mod tests {
     fn limits_of_the_schema_are_said_once() {
         let many: Vec<String> = (0..65).map(|n| format!("c{n}")).collect();
         assert_eq!(
-            fields(json!({"selector": {"excludeContainers": many}})),
+            fields(&json!({"selector": {"excludeContainers": many}})),
             ["spec.selector.excludeContainers"]
         );
         let found = lint(&json!({"spec": {"weight": -1, "metricsConfig": {"percentile": "P99.99999"}}}));
@@ -370,11 +373,8 @@ mod tests {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/scenarios/golden/refused-policies.yaml");
         let text = std::fs::read_to_string(path).unwrap();
         let cases: BTreeMap<String, Value> = serde_yaml_ng::from_str(&text).unwrap();
-        let passed: Vec<&String> = cases
-            .iter()
-            .filter(|(_, spec)| fields((*spec).clone()).is_empty())
-            .map(|(name, _)| name)
-            .collect();
+        let passed: Vec<&String> =
+            cases.iter().filter(|(_, spec)| fields(spec).is_empty()).map(|(name, _)| name).collect();
         assert!(cases.len() > 100 && passed.is_empty(), "{passed:?}");
     }
 }

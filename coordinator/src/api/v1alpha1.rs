@@ -120,7 +120,7 @@ pub struct OptimizationPolicySpec {
 impl<'de> Deserialize<'de> for OptimizationPolicySpec {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let value = serde_json::Value::deserialize(deserializer)?;
-        Self::deserialize(&value).map_err(|error| de::Error::custom(lint::unreadable(value, &error)))
+        Self::deserialize(&value).map_err(|error| de::Error::custom(lint::unreadable(&value, &error)))
     }
 }
 

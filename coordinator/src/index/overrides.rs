@@ -147,8 +147,7 @@ mod tests {
     fn what_is_said_is_read() {
         assert_eq!(Overrides::new(None), Overrides::default());
         assert!(overrides(&[(OPTIMIZE, "false")]).opted_out);
-        let pinned =
-            overrides(&[(PIN, "cpu, app/memory"), ("other.io/pin", "x"), ("x.optipod.io/pin", "y")]);
+        let pinned = overrides(&[(PIN, "cpu, app/memory"), ("other.io/pin", "x"), ("x.optipod.io/pin", "y")]);
         let of = |container, resource| pinned.pins(container, resource);
         assert!(of("app", Resource::Cpu) && of("sidecar", Resource::Cpu));
         assert!(of("app", Resource::Memory) && !of("sidecar", Resource::Memory));

@@ -170,13 +170,11 @@ impl Index {
         let held = |by, message| Err(Held { by, message });
         let mut all = Vec::with_capacity(pods.len());
         for pod in pods {
-            match self.overrides(pod) {
-                Some(overrides) => all.push((pod, overrides)),
-                None => {
-                    let message = format!("the controller of pod {} was not seen yet", pod.name);
-                    return held(HeldBy::OwnerUnknown, message);
-                }
-            }
+            let Some(overrides) = self.overrides(pod) else {
+                let message = format!("the controller of pod {} was not seen yet", pod.name);
+                return held(HeldBy::OwnerUnknown, message);
+            };
+            all.push((pod, overrides));
         }
         if all.iter().any(|(_, overrides)| overrides.opted_out) {
             return held(HeldBy::OptedOut, format!("annotation {OPTIMIZE} is \"false\""));

@@ -93,6 +93,24 @@ fn only_some_namespaces_reach_beyond_themselves() {
 }
 
 #[test]
+fn a_policy_that_covers_only_what_is_never_touched_says_so() {
+    let mut index = index();
+    for (namespace, selector, told) in [
+        ("optipod-system", json!({}), true),
+        ("kube-system", json!({}), true),
+        ("optipod-system", json!({"namespaces": {"allow": ["kube-system", "optipod-system"]}}), true),
+        ("optipod-system", json!({"namespaces": {"allow": ["kube-system", "shop"]}}), false),
+        ("optipod-system", json!({"namespaceSelector": {}}), false),
+        ("platform", json!({}), false),
+    ] {
+        put_policy(&mut index, policy(namespace, "a", json!({"selector": selector.clone()})));
+        let warnings = &index.policy(&policy_key(namespace, "a")).unwrap().warnings;
+        let found = warnings.iter().any(|w| w.condition == "ProtectedNamespaceOnly");
+        assert_eq!(found, told, "{namespace} {selector}");
+    }
+}
+
+#[test]
 fn precedence_is_weight_then_specificity_then_age_then_name() {
     let spec = |weight: i32, selector: Value| json!({"weight": weight, "selector": selector});
     let labelled = || json!({"workloadSelector": {"matchLabels": {"tier": "front"}}});

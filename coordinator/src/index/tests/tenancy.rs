@@ -78,9 +78,8 @@ fn tenants() -> impl Strategy<Value = Vec<Tenant>> {
     ];
     let pod = (labels(), annotations).prop_map(|(labels, annotations)| Said { labels, annotations });
     // pods of one template say the same, but not while it changes
-    let pods = (prop::collection::vec(pod, 1..4), any::<bool>()).prop_map(|(pods, alike)| {
-        if alike { vec![pods[0].clone(); pods.len()] } else { pods }
-    });
+    let pods = (prop::collection::vec(pod, 1..4), any::<bool>())
+        .prop_map(|(pods, alike)| if alike { vec![pods[0].clone(); pods.len()] } else { pods });
     let one = (select(NAMESPACES.to_vec()), any::<bool>(), pods);
     prop::collection::vec(one, 1..8).prop_map(|all| {
         let all = all.into_iter().enumerate();
@@ -185,16 +184,16 @@ fn cluster(tenants: &[Tenant], policies: &[Written]) -> Index {
             object(json!({"metadata": {"name": namespace, "labels": labels_of_namespace(namespace)}}));
         index.apply(Change::Namespaces(Delta::Apply(Box::new(object))), at(0));
     }
-    let mut number = 0;
-    for (tenant, (i, said)) in tenants.iter().flat_map(|t| std::iter::repeat(t).zip(t.pods.iter().enumerate())) {
-        let owners = if tenant.owned { owner("db.example.com/v1", "Cluster", &tenant.name) } else { json!([]) };
+    let pods = tenants.iter().flat_map(|t| std::iter::repeat(t).zip(t.pods.iter().enumerate()));
+    for (number, (tenant, (i, said))) in (0..).zip(pods) {
+        let owners =
+            if tenant.owned { owner("db.example.com/v1", "Cluster", &tenant.name) } else { json!([]) };
         let name = if tenant.owned { format!("{}-{i}", tenant.name) } else { tenant.name.clone() };
         let mut pod = pod(&name, number, owners);
         pod["metadata"]["namespace"] = tenant.namespace.into();
         pod["metadata"]["labels"] = said.labels.clone();
         pod["metadata"]["annotations"] = said.annotations.clone();
         put_pod(&mut index, pod, 0);
-        number += 1;
     }
     for written in policies {
         put_policy(&mut index, policy(written.namespace, &written.name, written.spec.clone()));
