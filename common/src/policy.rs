@@ -18,7 +18,7 @@ pub use startup::{Boost, Startup, Until};
 pub use strategy::{ExpressionParams, Objective, Strategy, ThresholdParams};
 pub use update::{Canary, Controlled, LimitRule, MaxStep, MemoryDecrease, Rollback, UpdateStrategy};
 pub use values::{Factor, Percent, Percentile, Range, RelativePercent, Share, parse_duration};
-pub use windows::{Days, MinuteOfDay, Window, WindowChange, ZoneName, allowed_now, overlap};
+pub use windows::{Days, MinuteOfDay, Window, WindowChange, ZoneName, allowed_now, overlaps};
 
 /// One thing that is wrong with a policy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Error)]
@@ -150,7 +150,8 @@ pub struct Policy {
 }
 
 impl Default for Policy {
-    /// The defaults of the API.
+    /// What the API means by a policy that names a percentile and nothing else: its defaults, and the strategy that
+    /// needs no state.
     fn default() -> Self {
         Self {
             mode: Mode::Recommend,

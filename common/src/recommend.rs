@@ -352,8 +352,8 @@ impl<'a> Series<'a> {
     fn bounds_of(&self, bounds: &crate::policy::ResourceBounds) -> (Range<u64>, Range<u64>) {
         let declared = self.declared.0;
         let relative = |range: Range<crate::policy::RelativePercent>| Range {
-            min: range.min.zip(declared).map(|(percent, declared)| percent.of(declared)),
-            max: range.max.zip(declared).map(|(percent, declared)| percent.of(declared)),
+            min: range.min.zip(declared).map(|(percent, declared)| percent.at_least(declared)),
+            max: range.max.zip(declared).map(|(percent, declared)| percent.at_most(declared)),
         };
         match self.resource {
             Resource::Cpu => (raw(bounds.cpu, |c| c.0), relative(bounds.cpu_relative)),

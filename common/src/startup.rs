@@ -9,8 +9,8 @@ use crate::ident::ContainerId;
 use crate::policy::Until;
 use crate::time::Timestamp;
 
-/// A container that is not ready for longer than this is not starting but broken or unready by design: what it uses
-/// then is its use at runtime.
+/// A container that is not ready, or has not settled, for longer than this is not starting but broken or unready by
+/// design: what it uses then is its use at runtime. A policy that states a duration knows better.
 pub const LONGEST_START: Duration = Duration::from_secs(900);
 
 /// Starts that are remembered of one container of a workload; the oldest go first.
@@ -44,8 +44,8 @@ pub fn phase(until: Until, learned: Option<Duration>, life: &Lifetime, at: Times
     let Some(started) = life.started else { return Phase::Runtime };
     let age = at.since(started);
     let ended = match (until, learned) {
-        _ if age >= LONGEST_START => true,
         (Until::For(duration), _) => age >= duration,
+        _ if age >= LONGEST_START => true,
         (Until::Plateau, Some(learned)) => age >= learned,
         (Until::Ready | Until::Plateau, _) => life.ready_since.is_some_and(|ready| at >= ready),
     };
@@ -193,6 +193,9 @@ mod tests {
             (Until::Ready, None, None, 900, Phase::Runtime),
             (Until::For(minute), None, Some(1), 59, Phase::Startup),
             (Until::For(minute), None, None, 60, Phase::Runtime),
+            (Until::For(minute * 60), None, None, 3599, Phase::Startup),
+            (Until::For(minute * 60), None, None, 3600, Phase::Runtime),
+            (Until::Plateau, Some(minute * 60), None, 900, Phase::Runtime),
             (Until::Plateau, Some(minute), Some(1), 59, Phase::Startup),
             (Until::Plateau, Some(minute), None, 60, Phase::Runtime),
             (Until::Plateau, None, Some(20), 20, Phase::Runtime),

@@ -14,6 +14,7 @@ use optipod_common::resources::{Resource, Resources};
 use optipod_common::savings::Prices;
 use optipod_common::time::Timestamp;
 
+use crate::api::convert::NOTHING_SELECTED;
 use crate::api::v1alpha1::{
     ContainerStatus, MAX_WORKLOADS, OptimizationPolicyStatus, Sizes, StrategyRef, Summary, Totals,
     WorkloadPhase, WorkloadStatus,
@@ -175,16 +176,27 @@ fn conditions(
             conditions.extend(warnings.map(|w| condition(w.condition, true, w.reason, w.message.clone())));
         }
     }
-    if let Some(lost) = selection.conflicts.get(&entry.key).filter(|lost| !lost.is_empty()) {
-        let names: Vec<_> =
-            lost.iter().take(5).map(|(w, winner)| format!("{w} belongs to {winner}")).collect();
-        let more = if lost.len() > 5 { format!(" and {} more", lost.len() - 5) } else { String::new() };
-        conditions.push(condition(
-            "Conflict",
-            true,
-            Reason::PolicyConflict.as_str(),
-            format!("{}{more}", names.join("; ")),
-        ));
+    let listed = |all: &[(WorkloadRef, PolicyKey)], verb: &str| {
+        let names: Vec<_> = all.iter().take(5).map(|(w, winner)| format!("{w} {verb} {winner}")).collect();
+        let more = if all.len() > 5 { format!(" and {} more", all.len() - 5) } else { String::new() };
+        format!("{}{more}", names.join("; "))
+    };
+    let (lost, bound) = (selection.conflicts.get(&entry.key), selection.enforcing.get(&entry.key));
+    if let Some(lost) = lost {
+        let message = listed(lost, "belongs to");
+        conditions.push(condition("Conflict", true, Reason::PolicyConflict.as_str(), message));
+    }
+    if let Some(bound) = bound {
+        let message =
+            format!("its bounds hold for workloads of other policies: {}", listed(bound, "follows"));
+        conditions.push(condition("Enforced", true, "BoundsHold", message));
+    }
+    let matched = selection.by_policy.get(&entry.key);
+    let said = entry.warnings.iter().any(|warning| warning.condition == NOTHING_SELECTED);
+    if matched.is_some_and(Vec::is_empty) && lost.is_none() && bound.is_none() && !said {
+        let message =
+            "no workload that has pods matches all of spec.selector: look at namespaces, kinds and labels";
+        conditions.push(condition(NOTHING_SELECTED, true, "NoWorkloadMatches", message.to_owned()));
     }
     conditions
 }

@@ -38,7 +38,7 @@ const NOW: i64 = 1_799_913_600;
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 struct Input {
-    /// Over a policy of mode `Auto`.
+    /// Over a policy of mode `Auto` and strategy `Percentile`.
     policy: Value,
     /// Over the usual pod.
     pod: Value,
@@ -230,7 +230,7 @@ fn moment(text: &str) -> Option<Value> {
 }
 
 fn policy(change: &Value) -> Policy {
-    let mut spec = json!({"mode": "Auto"});
+    let mut spec = json!({"mode": "Auto", "strategy": {"type": "Percentile"}});
     // percentages such as -20% are no times
     merge(&mut spec, change);
     to_policy(&serde_json::from_value(spec).unwrap()).unwrap_or_else(|wrong| panic!("{wrong:?}")).0

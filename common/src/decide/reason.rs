@@ -45,6 +45,8 @@ reasons! {
     AnnotationInvalid,
     /// The policy that the workload's annotation names does not select it.
     PolicyNotFound,
+    /// The workload's controller was not seen yet: what its annotations say is not known.
+    OwnerUnknown,
     /// An annotation of the workload pins this resource.
     Pinned,
     /// The policy only recommends this resource.

@@ -164,10 +164,18 @@ fn thousandths(value: f64) -> Option<u32> {
 pub struct RelativePercent(i32);
 
 impl RelativePercent {
-    /// `declared` moved by the percentage, rounded up.
-    pub fn of(self, declared: u64) -> u64 {
-        let factor = u128::from((100 + self.0).max(0).unsigned_abs());
-        u64::try_from((u128::from(declared) * factor).div_ceil(100)).unwrap_or(u64::MAX)
+    /// The smallest whole value that is at least `declared` moved by the percentage; saturates.
+    pub fn at_least(self, declared: u64) -> u64 {
+        u64::try_from(self.hundredths(declared).div_ceil(100)).unwrap_or(u64::MAX)
+    }
+
+    /// The largest whole value that is at most `declared` moved by the percentage; saturates.
+    pub fn at_most(self, declared: u64) -> u64 {
+        u64::try_from(self.hundredths(declared) / 100).unwrap_or(u64::MAX)
+    }
+
+    fn hundredths(self, declared: u64) -> u128 {
+        u128::from(declared) * u128::from((100 + self.0).max(0).unsigned_abs())
     }
 }
 
@@ -358,9 +366,21 @@ mod tests {
     #[test]
     fn relative_bounds_are_around_the_declared_value() {
         let percent = |text: &str| text.parse::<RelativePercent>();
-        assert_eq!(percent("-20%").unwrap().of(1000), 800);
-        assert_eq!(percent("+20%").unwrap().of(1000), 1200);
-        assert_eq!(percent("20%").unwrap().of(1000), 1200);
+        for (text, declared, at_least, at_most) in [
+            ("-20%", 1000, 800, 800),
+            ("+20%", 1000, 1200, 1200),
+            ("20%", 1000, 1200, 1200),
+            ("+10%", 1001, 1102, 1101),
+            ("-99%", 10, 1, 0),
+            ("+1000%", u64::MAX, u64::MAX, u64::MAX),
+        ] {
+            let percent = percent(text).unwrap();
+            assert_eq!(
+                (percent.at_least(declared), percent.at_most(declared)),
+                (at_least, at_most),
+                "{text}"
+            );
+        }
         for bad in ["-120%", "-100%", "20", "%", "+%", "1001%", "+-5%", "2.5%"] {
             assert!(percent(bad).is_err(), "{bad}");
         }

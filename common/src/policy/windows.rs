@@ -172,13 +172,14 @@ impl Window {
     }
 }
 
-/// The first two windows that overlap, by position. Windows of different time zones are not compared: how they lie to
-/// each other changes over the year.
-pub fn overlap(windows: &[Window]) -> Option<(usize, usize)> {
-    windows.iter().enumerate().find_map(|(i, a)| {
+/// Every two windows that overlap, by position. Windows of different time zones are not compared: how they lie to each
+/// other changes over the year.
+pub fn overlaps(windows: &[Window]) -> Vec<(usize, usize)> {
+    let pairs = windows.iter().enumerate().flat_map(|(i, a)| {
         let later = windows.iter().enumerate().skip(i + 1);
-        later.filter(|(_, b)| a.overlaps(b)).map(|(j, _)| (i, j)).next()
-    })
+        later.filter(|(_, b)| a.overlaps(b)).map(move |(j, _)| (i, j))
+    });
+    pairs.collect()
 }
 
 /// Whether windows let a change be made now. Without windows everything may; a window about decreases leaves increases
@@ -257,11 +258,12 @@ mod tests {
     fn overlaps_are_found_within_a_zone() {
         let w = |days: &[&str], from, to, zone| window(days, from, to, zone, WindowChange::Any);
         let night = w(&["Mon"], "00:00", "02:00", "UTC");
-        assert_eq!(overlap(&[night.clone(), w(&["Mon"], "02:00", "03:00", "UTC")]), None);
-        assert_eq!(overlap(&[night.clone(), w(&["Tue"], "00:00", "02:00", "UTC")]), None);
-        assert_eq!(overlap(&[night.clone(), w(&["Mon"], "00:00", "02:00", "Europe/Paris")]), None);
-        let both = [w(&["Sun"], "23:00", "24:00", "UTC"), night, w(&[], "01:59", "03:00", "UTC")];
-        assert_eq!(overlap(&both), Some((1, 2)));
+        assert_eq!(overlaps(&[night.clone(), w(&["Mon"], "02:00", "03:00", "UTC")]), []);
+        assert_eq!(overlaps(&[night.clone(), w(&["Tue"], "00:00", "02:00", "UTC")]), []);
+        assert_eq!(overlaps(&[night.clone(), w(&["Mon"], "00:00", "02:00", "Europe/Paris")]), []);
+        let early = w(&["Mon"], "02:30", "04:00", "UTC");
+        let several = [w(&["Sun"], "23:00", "24:00", "UTC"), night, w(&[], "01:59", "03:00", "UTC"), early];
+        assert_eq!(overlaps(&several), [(1, 2), (2, 3)]);
     }
 
     #[test]
@@ -286,7 +288,7 @@ mod tests {
             });
             let time = Timestamp::from_unix_seconds(1_767_571_200 + second);
             prop_assert_eq!(windows.iter().filter(|w| w.contains(time)).count(), 1);
-            prop_assert_eq!(overlap(&windows), None);
+            prop_assert_eq!(overlaps(&windows), Vec::new());
         }
     }
 }

@@ -50,6 +50,66 @@ fn in_order(rule: &str, text: &str) -> Value {
     })
 }
 
+/// A memory quantity that is zero, or large enough to have been meant in bytes. `given` are the fields that must be there
+/// on the way to `value`. True when it is no quantity: another rule says so.
+pub fn memory(given: &[&str], value: &str, message: &str) -> Value {
+    let mut absent: Vec<String> = given.iter().map(|field| format!("!has({field})")).collect();
+    let value = format!("string({value})");
+    absent.push(format!("!isQuantity({value})"));
+    let absent = absent.join(" || ");
+    rule(
+        format!(
+            "{absent} || quantity({value}).compareTo(quantity('0')) <= 0 || quantity({value}).compareTo(quantity('1Mi')) >= 0"
+        ),
+        message,
+    )
+}
+
+/// What [`memory`] says of a field; without a name, of the one that the message is told at.
+pub fn memory_message(field: &str) -> String {
+    let field = if field.is_empty() { String::new() } else { format!("{field} ") };
+    format!(
+        "{field}must be 1Mi or more, such as 128Mi: memory is counted in bytes, where 128 is 128 bytes and 128m is a thousandth of that"
+    )
+}
+
+/// A rule about a text that is the key of a label. How long the name may be is beyond regular expressions: a prefix may
+/// be longer.
+fn is_label_key(text: &str) -> String {
+    format!(
+        "{text}.matches('^([a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]$') && size({text}.substring({text}.lastIndexOf('/') + 1)) <= 63"
+    )
+}
+
+const LABEL_KEY_MESSAGE: &str = "must be the key of a label: [PREFIX/]NAME, where NAME has letters, digits, '-', '_' and '.', at most 63, beginning and ending with a letter or digit, such as app.kubernetes.io/name";
+
+/// Keys of a map of labels.
+pub fn label_keys() -> Value {
+    rule(format!("self.all(key, {})", is_label_key("key")), LABEL_KEY_MESSAGE)
+}
+
+/// The key of a label.
+pub fn label_key() -> Value {
+    rule(is_label_key("self"), LABEL_KEY_MESSAGE)
+}
+
+const LABEL_VALUE: &str = "matches('^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$')";
+const LABEL_VALUE_MESSAGE: &str = "must be the value of a label: letters, digits, '-', '_' and '.', at most 63, beginning and ending with a letter or digit, or nothing";
+
+/// Values of a map of labels, as their schema.
+pub fn label_value() -> Value {
+    json!({
+        "type": "string",
+        "maxLength": 63,
+        "x-kubernetes-validations": [rule(format!("self.{LABEL_VALUE}"), LABEL_VALUE_MESSAGE)],
+    })
+}
+
+/// A list of values of labels.
+pub fn label_values() -> Value {
+    rule(format!("self.all(value, value.{LABEL_VALUE})"), LABEL_VALUE_MESSAGE)
+}
+
 /// A range of quantities is not empty. True when an end is no quantity: another rule says so.
 pub fn quantities_in_order() -> Value {
     in_order(
@@ -95,6 +155,11 @@ pub fn percentile() -> Value {
 /// A number from 0.1 to 10.
 pub fn factor(example: &str) -> Value {
     rule("self >= 0.1 && self <= 10.0", &format!("must be a number from 0.1 to 10, such as {example}"))
+}
+
+/// A number from 1 to 10; relations to others may leave less.
+pub fn multiplier(example: &str) -> Value {
+    rule("self >= 1.0 && self <= 10.0", &format!("must be a number from 1 to 10, such as {example}"))
 }
 
 /// A number from 0 to 1.
@@ -173,7 +238,8 @@ pub fn window_in_order() -> Value {
 }
 
 /// No two windows of one time zone share a moment. Each overlaps with itself; one that ends before it begins with none,
-/// which another rule says.
+/// which another rule says. Which ones they are, the condition and lint say: an expression that lists them costs more than
+/// the API server grants.
 pub fn windows_apart() -> Value {
     rule(
         "self.all(a, self.filter(b, a.timeZone == b.timeZone && a.days.exists(day, day in b.days) && a.from < b.to && b.from < a.to).size() <= 1)",

@@ -20,7 +20,8 @@ use super::v1alpha1 as api;
 use check::Check;
 
 pub use selector::Selector;
-pub use warnings::{Warning, warnings};
+pub use sizing::strategy_type;
+pub use warnings::{NOTHING_SELECTED, Warning, warnings};
 
 /// Checks a specification and turns it into what decisions are made from.
 ///
@@ -49,12 +50,12 @@ pub fn to_policy(spec: &api::OptimizationPolicySpec) -> Result<(Policy, Selector
         ),
         percentile: check.take(
             "spec.metricsConfig.percentile",
-            Percentile::from_str(&metrics.percentile),
+            metrics.percentile.as_deref().map_or(Ok(defaults.percentile), Percentile::from_str),
             defaults.percentile,
         ),
         safety_factor: check.take(
             "spec.metricsConfig.safetyFactor",
-            Factor::from_f64(metrics.safety_factor),
+            metrics.safety_factor.map_or(Ok(defaults.safety_factor), Factor::from_f64),
             defaults.safety_factor,
         ),
         minimum_coverage: check.take(
@@ -63,7 +64,7 @@ pub fn to_policy(spec: &api::OptimizationPolicySpec) -> Result<(Policy, Selector
             defaults.minimum_coverage,
         ),
         memory_peak_floor: metrics.memory_peak_floor,
-        strategy: sizing::strategy(&spec.strategy, &mut check),
+        strategy: sizing::strategy(spec, &mut check),
         strategy_version: sizing::strategy_version(&spec.strategy, &mut check),
         scope: match spec.scope {
             api::Scope::Workload => Scope::Workload,

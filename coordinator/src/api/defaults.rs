@@ -35,8 +35,8 @@ impl Default for MetricsConfig {
         Self {
             provider: Provider::default(),
             rolling_window: "24h".to_owned(),
-            percentile: "P90".to_owned(),
-            safety_factor: 1.2,
+            percentile: None,
+            safety_factor: None,
             minimum_coverage: 0.5,
             memory_peak_floor: true,
         }

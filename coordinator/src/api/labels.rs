@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::cel::rule;
+use super::cel::{self, rule};
 
 /// A label selector as everywhere in Kubernetes: all of it must hold. An empty selector matches everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -13,7 +13,7 @@ use super::cel::rule;
 pub struct LabelSelector {
     /// Labels that must be present with exactly this value. At most 64.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 64))]
+    #[schemars(extend("maxProperties" = 64, "additionalProperties" = cel::label_value(), "x-kubernetes-validations" = [cel::label_keys()]))]
     pub match_labels: BTreeMap<String, String>,
     /// Conditions on labels, all of which must hold. At most 64.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -27,13 +27,13 @@ pub struct LabelSelector {
 #[schemars(extend("x-kubernetes-validations" = [rule("self.operator in ['In', 'NotIn'] ? has(self.values) && size(self.values) > 0 : !has(self.values) || size(self.values) == 0", "values must be given for the operators In and NotIn, and must not be given for Exists and DoesNotExist")]))]
 pub struct LabelExpression {
     /// Key of the label.
-    #[schemars(length(min = 1, max = 317))]
+    #[schemars(length(min = 1, max = 317), extend("x-kubernetes-validations" = [cel::label_key()]))]
     pub key: String,
     /// How the label is compared.
     pub operator: LabelOperator,
     /// Values to compare with: at least one for `In` and `NotIn`, none for `Exists` and `DoesNotExist`. At most 64.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64), inner(length(max = 63)))]
+    #[schemars(length(max = 64), inner(length(max = 63)), extend("x-kubernetes-validations" = [cel::label_values()]))]
     pub values: Vec<String>,
 }
 

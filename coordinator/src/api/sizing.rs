@@ -19,13 +19,18 @@ pub struct MetricsConfig {
     #[schemars(length(max = 20))]
     #[schemars(extend("x-kubernetes-validations" = [cel::duration("15s", "24h")]))]
     pub rolling_window: String,
-    /// Percentile of usage that is asked for: P50, P90, P99, or any Pn or Pn.n above P0, at most P100. Default: `P90`.
+    /// Percentile of usage: P50, P90, P99, or any Pn or Pn.n above P0, at most P100. `Percentile` takes that of the
+    /// window, `Threshold` that of the last minutes, `Adaptive` none. Absent: `P90`. A policy that names it and no
+    /// strategy has the strategy `Percentile`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 6))]
     #[schemars(extend("x-kubernetes-validations" = [cel::percentile()]))]
-    pub percentile: String,
-    /// What the percentile is multiplied with. 0.1 to 10. Default: 1.2.
+    pub percentile: Option<String>,
+    /// What `Percentile` multiplies the percentile with. 0.1 to 10. Absent: 1.2. A policy that names it and no strategy
+    /// has the strategy `Percentile`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-kubernetes-validations" = [cel::factor("1.2")]))]
-    pub safety_factor: f64,
+    pub safety_factor: Option<f64>,
     /// Share of the window that must have data before anything shrinks. 0 to 1. Default: 0.5.
     #[schemars(extend("x-kubernetes-validations" = [cel::share("0.5")]))]
     pub minimum_coverage: f64,
@@ -54,19 +59,17 @@ pub enum Provider {
 /// How a size comes from evidence.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
-#[schemars(extend("x-kubernetes-validations" = [rule("self.type != 'Expression' || has(self.expression)", "expression must be given for type Expression, such as {cpu: \"cpu.p(95) * 1.1\"}")]))]
+#[schemars(extend("x-kubernetes-validations" = [rule("!has(self.type) || self.type != 'Expression' || has(self.expression)", "expression must be given for type Expression, such as {cpu: \"cpu.p(95) * 1.1\"}"), rule("has(self.type) || [has(self.objective), has(self.threshold), has(self.expression)].filter(given, given).size() <= 1", "type must be given with fields of several strategies: objective is for Adaptive, threshold for Threshold, expression for Expression")]))]
 pub struct Strategy {
-    /// `Percentile` = percentile times safety factor; `Threshold` = react to the share of the request that is used;
-    /// `Adaptive` = choose among experts by what each would have cost; `Expression` = formulas of your own.
-    /// Default: `Percentile`.
-    #[serde(rename = "type")]
-    pub kind: StrategyType,
+    /// See [`StrategyType`], whose description the schema has.
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub kind: Option<StrategyType>,
     /// Version of its algorithm that may act; another one only shows what it would do. 1 to 1000. Absent: the version
     /// that acted when the policy was evaluated first, which its status names.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1000))]
     pub version: Option<i32>,
-    /// What `Adaptive` weighs more: `Savings`, `Balanced` or `Safe`. Default: `Balanced`.
+    /// See [`Objective`], whose description the schema has.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub objective: Option<Objective>,
     /// Parameters of `Threshold`.
@@ -77,11 +80,13 @@ pub struct Strategy {
     pub expression: Option<Expression>,
 }
 
-/// How a size comes from evidence.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+/// `Percentile` = percentile times safety factor; `Threshold` = react to the share of the request that is used;
+/// `Adaptive` = choose among experts by what each would have cost; `Expression` = formulas of your own. Absent: the
+/// strategy that `objective`, `threshold` or `expression` is for; with none of them `Percentile` when `metricsConfig`
+/// names `percentile` or `safetyFactor`, else `Adaptive`. `status.strategy` says which it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum StrategyType {
     /// Percentile times safety factor.
-    #[default]
     Percentile,
     /// React to the share of the request that is used.
     Threshold,
@@ -91,7 +96,7 @@ pub enum StrategyType {
     Expression,
 }
 
-/// What the adaptive strategy weighs more.
+/// What `Adaptive` weighs more: `Savings`, `Balanced` or `Safe`. Default: `Balanced`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Objective {
     /// Small requests.
@@ -106,22 +111,22 @@ pub enum Objective {
 /// Parameters of the strategy `Threshold`, for CPU and memory alike.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
-#[schemars(extend("x-kubernetes-validations" = [rule("self.scaleDownThreshold < self.scaleUpThreshold", "scaleDownThreshold must be below scaleUpThreshold"), rule("self.scaleUpUsageMultiplier > 1.0 && self.scaleUpUsageMultiplier * self.scaleDownThreshold < 1.0", "scaleUpUsageMultiplier must be above 1 and below 1 / scaleDownThreshold: otherwise a container that just grew would shrink again"), rule("self.scaleDownUsageMultiplier * self.scaleUpThreshold > 1.0", "scaleDownUsageMultiplier must be above 1 / scaleUpThreshold: otherwise a container that just shrank would grow again"), rule("self.scaleUpMinGrowth >= 1.0", "scaleUpMinGrowth must be 1 or more")]))]
+#[schemars(extend("x-kubernetes-validations" = [rule("self.scaleDownThreshold < self.scaleUpThreshold", "scaleDownThreshold must be below scaleUpThreshold"), rule("self.scaleUpUsageMultiplier > 1.0 && self.scaleUpUsageMultiplier * self.scaleDownThreshold < 1.0", "scaleUpUsageMultiplier must be above 1 and below 1 / scaleDownThreshold: otherwise a container that just grew would shrink again"), rule("self.scaleDownUsageMultiplier * self.scaleUpThreshold > 1.0", "scaleDownUsageMultiplier must be above 1 / scaleUpThreshold: otherwise a container that just shrank would grow again")]))]
 pub struct Threshold {
     /// Share of the request from which on a container grows, at once. 0 to 1. Default: 0.8.
     #[schemars(extend("x-kubernetes-validations" = [cel::share("0.8")]))]
     pub scale_up_threshold: f64,
-    /// What usage is multiplied with for the larger size. 1 to 10. Default: 1.4.
-    #[schemars(extend("x-kubernetes-validations" = [cel::factor("1.4")]))]
+    /// What usage is multiplied with for the larger size. Above 1, at most 10, and below 1 / `scaleDownThreshold`. Default: 1.4.
+    #[schemars(extend("x-kubernetes-validations" = [cel::multiplier("1.4")]))]
     pub scale_up_usage_multiplier: f64,
     /// What the request is multiplied with at least when it grows. 1 to 10. Default: 1.2.
-    #[schemars(extend("x-kubernetes-validations" = [cel::factor("1.2")]))]
+    #[schemars(extend("x-kubernetes-validations" = [cel::multiplier("1.2")]))]
     pub scale_up_min_growth: f64,
     /// Share of the request up to which a container shrinks. 0 to 1, below `scaleUpThreshold`. Default: 0.3.
     #[schemars(extend("x-kubernetes-validations" = [cel::share("0.3")]))]
     pub scale_down_threshold: f64,
-    /// What usage is multiplied with for the smaller size. 1 to 10. Default: 2.5.
-    #[schemars(extend("x-kubernetes-validations" = [cel::factor("2.5")]))]
+    /// What usage is multiplied with for the smaller size. Above 1 / `scaleUpThreshold`, at most 10. Default: 2.5.
+    #[schemars(extend("x-kubernetes-validations" = [cel::multiplier("2.5")]))]
     pub scale_down_usage_multiplier: f64,
     /// Smallest decrease, as a share of the request. 0 to 1. Default: 0.2.
     #[schemars(extend("x-kubernetes-validations" = [cel::share("0.2")]))]
@@ -130,8 +135,8 @@ pub struct Threshold {
     #[schemars(length(max = 20))]
     #[schemars(extend("x-kubernetes-validations" = [cel::duration("0s", "10m")]))]
     pub cooldown: String,
-    /// Memory is never recommended below. Default: `100Mi`.
-    #[schemars(extend("x-kubernetes-validations" = [rule("isQuantity(string(self)) && quantity(string(self)).compareTo(quantity('0')) >= 0", "must be a quantity that is not negative, such as 100Mi")]))]
+    /// Memory is never recommended below. 0, or 1Mi and more. Default: `100Mi`.
+    #[schemars(extend("x-kubernetes-validations" = [rule("isQuantity(string(self)) && quantity(string(self)).compareTo(quantity('0')) >= 0", "must be a quantity that is not negative, such as 100Mi"), cel::memory(&[], "self", &cel::memory_message(""))]))]
     pub min_request_memory: Amount,
 }
 
@@ -153,11 +158,12 @@ pub struct Expression {
 /// Sizes that recommendations stay within.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
+#[schemars(extend("x-kubernetes-validations" = [cel::memory(&["self.memory", "self.memory.min"], "self.memory.min", &cel::memory_message("memory.min")), cel::memory(&["self.memory", "self.memory.max"], "self.memory.max", &cel::memory_message("memory.max"))]))]
 pub struct ResourceBounds {
     /// Bounds of CPU requests, in cores: `100m`, `4`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu: Option<Bounds>,
-    /// Bounds of memory requests, in bytes: `128Mi`, `8Gi`.
+    /// Bounds of memory requests, in bytes: `128Mi`, `8Gi`; 1Mi at least.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<Bounds>,
     /// Bounds around what the owner's template declares (not around the resized pod). Default: none.
@@ -227,7 +233,7 @@ pub struct Startup {
 /// Sizes while starting: a factor (`2x`, at most `10x`), a quantity, or `learned` (what earlier starts needed).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
-#[schemars(extend("x-kubernetes-validations" = [cel::boost("cpu", "500m"), cel::boost("memory", "512Mi")]))]
+#[schemars(extend("x-kubernetes-validations" = [cel::boost("cpu", "500m"), cel::boost("memory", "512Mi"), cel::memory(&["self.memory"], "self.memory", &cel::memory_message("memory"))]))]
 pub struct Boost {
     /// Of the CPU request.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -16,7 +16,7 @@ pub struct OptimizationPolicyStatus {
     /// `metadata.generation` of the policy that this status is about.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// The strategy and the version of its algorithm that may act.
+    /// The strategy in force, also where the policy leaves it out, and the version of its algorithm that may act.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub strategy: Option<StrategyRef>,
     /// State of the policy: `Ready`, and warnings.
@@ -34,8 +34,8 @@ pub struct OptimizationPolicyStatus {
 }
 
 /// A strategy and its version.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
 pub struct StrategyRef {
     /// Which.
     #[serde(rename = "type")]

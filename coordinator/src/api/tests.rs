@@ -1,5 +1,11 @@
 //! The CRD in the chart is the one that this code means.
 
+use std::collections::BTreeSet;
+
+use optipod_common::decide::Reason;
+use serde_json::json;
+
+use super::convert::warnings;
 use super::*;
 
 #[test]
@@ -20,10 +26,34 @@ fn the_reference_is_up_to_date() {
 }
 
 #[test]
-fn the_guide_explains_reasons_that_exist() {
+fn the_guide_explains_every_reason_and_no_other() {
+    let expected: Vec<_> =
+        Reason::ALL.iter().map(|reason| (reason.as_str(), reason.meaning().trim())).collect();
+    assert_eq!(reference::rows(&guide(), "Reasons"), expected);
+}
+
+#[test]
+fn the_guide_explains_every_warning_and_no_other() {
+    let everything = json!({
+        "mode": "Auto",
+        "selector": {"namespaces": {"allow": ["a"], "deny": ["a"]}, "workloadKinds": ["Deployments"]},
+        "metricsConfig": {"provider": "prometheus"},
+        "strategy": {"type": "Percentile", "objective": "Safe"},
+        "updateStrategy": {"allowRecreate": true, "limits": {"cpu": {"type": "Ratio"}}, "rollback": {"onOOM": false}},
+    });
+    let of_a_policy = warnings(&serde_json::from_value(everything).unwrap());
+    let of_a_policy = of_a_policy.iter().map(|warning| warning.condition);
+    let expected: BTreeSet<_> =
+        of_a_policy.chain(["Conflict", "Enforced", "ProtectedNamespaceOnly"]).collect();
+    let guide = guide();
+    let rows = reference::rows(&guide, "Warnings");
+    assert_eq!(rows.iter().map(|(name, _)| *name).collect::<BTreeSet<_>>(), expected);
+    assert_eq!(rows.len(), expected.len());
+}
+
+fn guide() -> String {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/docs/policies.md");
-    let guide = std::fs::read_to_string(path).unwrap();
-    assert_eq!(reference::unknown_reasons(&guide), Vec::<&str>::new());
+    std::fs::read_to_string(path).unwrap()
 }
 
 mod reference;
@@ -42,10 +72,10 @@ pub mod generated {
 }
 
 mod conversion {
-    use optipod_common::policy::Policy;
+    use optipod_common::policy::{Objective, Policy, Strategy};
     use serde_json::{Value, json};
 
-    use crate::api::convert::to_policy;
+    use crate::api::convert::{to_policy, warnings};
     use crate::api::v1alpha1::OptimizationPolicySpec;
 
     fn spec(value: Value) -> OptimizationPolicySpec {
@@ -55,8 +85,92 @@ mod conversion {
     #[test]
     fn defaults_of_the_api_are_those_of_the_core() {
         let (policy, selector) = to_policy(&spec(json!({}))).unwrap();
-        assert_eq!(policy, Policy::default());
+        let adaptive = Strategy::Adaptive(Objective::Balanced);
+        assert_eq!(policy, Policy { strategy: adaptive, ..Policy::default() });
         assert_eq!((selector.weight, selector.kinds.len()), (100, 0));
+        let (policy, _) = to_policy(&spec(json!({"metricsConfig": {"percentile": "P90"}}))).unwrap();
+        assert_eq!(policy, Policy::default());
+    }
+
+    #[test]
+    fn a_strategy_that_is_left_out_follows_from_what_is_given() {
+        let (percentile, objective) = (json!({"percentile": "P95"}), json!({"objective": "Safe"}));
+        for (metrics, strategy, expected) in [
+            (json!({}), json!({}), "Adaptive(Balanced)"),
+            (json!({"rollingWindow": "1h"}), json!({"version": 1}), "Adaptive(Balanced)"),
+            (percentile.clone(), json!({}), "Percentile"),
+            (json!({"safetyFactor": 1.5}), json!({}), "Percentile"),
+            (json!({}), objective.clone(), "Adaptive(Safe)"),
+            (percentile.clone(), objective, "Adaptive(Safe)"),
+            (percentile.clone(), json!({"type": "Adaptive"}), "Adaptive(Balanced)"),
+            (json!({}), json!({"type": "Percentile"}), "Percentile"),
+            (json!({}), json!({"threshold": {"cooldown": "1m"}}), "cooldown: 60s"),
+            (json!({}), json!({"expression": {"cpu": "cpu.p(95)"}}), "cpu: Some(\"cpu.p(95)\")"),
+        ] {
+            let spec = spec(json!({"metricsConfig": metrics, "strategy": strategy.clone()}));
+            let (policy, _) = to_policy(&spec).unwrap();
+            assert!(format!("{:?}", policy.strategy).contains(expected), "{strategy} {:?}", policy.strategy);
+        }
+        let two = json!({"strategy": {"objective": "Safe", "threshold": {}}});
+        assert_eq!(to_policy(&spec(two)).unwrap_err()[0].field, "spec.strategy.type");
+    }
+
+    #[test]
+    fn what_does_not_do_what_it_seems_to_say_is_told() {
+        for (value, condition) in [
+            (json!({"updateStrategy": {"limits": {"cpu": {"type": "Ratio"}}}}), Some("LimitsUnused")),
+            (json!({"updateStrategy": {"limits": {"memory": {"type": "Ratio"}}}}), None),
+            (
+                json!({"updateStrategy": {"updateRequestsOnly": false, "limits": {"cpu": {"type": "Ratio"}}}}),
+                None,
+            ),
+            (
+                json!({"guaranteed": "MoveTogether", "updateStrategy": {"limits": {"cpu": {"type": "Ratio"}}}}),
+                None,
+            ),
+            (json!({"updateStrategy": {"rollback": {"onThrottle": "5%"}}}), Some("RollbackUnsupported")),
+            (json!({"updateStrategy": {"rollback": {"onOOM": true}}}), None),
+            (
+                json!({"selector": {"namespaces": {"allow": ["a", "b"], "deny": ["b", "a", "c"]}}}),
+                Some("NothingSelected"),
+            ),
+            (json!({"selector": {"namespaces": {"allow": ["a", "b"], "deny": ["b"]}}}), None),
+            (json!({"selector": {"workloadKinds": ["Daemonset"]}}), Some("KindUnknown")),
+            (json!({"selector": {"workloadKinds": ["Pods"]}}), Some("KindUnknown")),
+            (json!({"selector": {"workloadKinds": ["Deploymnet"]}}), Some("KindUnknown")),
+            (
+                json!({"selector": {"workloadKinds": ["CronJob", "Rollout", "Cluster", "Node", "Kafka"]}}),
+                None,
+            ),
+        ] {
+            let found: Vec<_> = warnings(&spec(value.clone())).iter().map(|w| w.condition).collect();
+            assert_eq!(found, Vec::from_iter(condition), "{value}");
+        }
+    }
+
+    #[test]
+    fn what_is_for_another_strategy_is_told() {
+        for (value, unused) in [
+            (json!({"metricsConfig": {"percentile": "P95"}}), None),
+            (
+                json!({"metricsConfig": {"percentile": "P95"}, "strategy": {"type": "Adaptive"}}),
+                Some("metricsConfig.percentile"),
+            ),
+            (
+                json!({"metricsConfig": {"safetyFactor": 2}, "strategy": {"type": "Threshold"}}),
+                Some("metricsConfig.safetyFactor"),
+            ),
+            (
+                json!({"metricsConfig": {"safetyFactor": 2}, "strategy": {"expression": {"cpu": "cpu.mean"}}}),
+                None,
+            ),
+            (json!({"strategy": {"objective": "Safe"}}), None),
+            (json!({"strategy": {"type": "Percentile", "objective": "Safe"}}), Some("strategy.objective")),
+        ] {
+            let told = warnings(&spec(value.clone())).into_iter().find(|w| w.condition == "FieldsUnused");
+            assert_eq!(told.is_some(), unused.is_some(), "{value} {told:?}");
+            assert!(told.is_none_or(|w| w.message.contains(unused.unwrap())), "{value}");
+        }
     }
 
     #[test]
@@ -83,6 +197,30 @@ mod conversion {
                 ],
             ),
             (json!({"resourceBounds": {"cpu": {"max": 0}}}), &["spec.resourceBounds.cpu.max"]),
+            (
+                json!({"resourceBounds": {"memory": {"min": "128m", "max": 128}}, "startup": {"boost": {"memory": "512m"}},
+                    "strategy": {"threshold": {"minRequestMemory": 100}}}),
+                &[
+                    "spec.resourceBounds.memory.max",
+                    "spec.resourceBounds.memory.min",
+                    "spec.startup.boost.memory",
+                    "spec.strategy.threshold.minRequestMemory",
+                ],
+            ),
+            (
+                json!({"selector": {"workloadSelector": {"matchLabels": {"a b": "ok", "app": "-x"}},
+                    "podSelector": {"matchExpressions": [{"key": "x/y/z", "operator": "In", "values": ["ok", "no way"]}]}}}),
+                &[
+                    "spec.selector.podSelector.matchExpressions[0].key",
+                    "spec.selector.podSelector.matchExpressions[0].values[1]",
+                    "spec.selector.workloadSelector.matchLabels",
+                    "spec.selector.workloadSelector.matchLabels.app",
+                ],
+            ),
+            (
+                json!({"updateStrategy": {"windows": [{"from": "01:00", "to": "03:00"}, {"from": "02:00", "to": "05:00"}, {"from": "04:00", "to": "06:00"}]}}),
+                &["spec.updateStrategy.windows[1]", "spec.updateStrategy.windows[2]"],
+            ),
             (
                 json!({"resourceBounds": {"relativeToDeclared": {"cpu": {"min": "-100%"}, "memory": {"min": "5%", "max": "-5%"}}}}),
                 &[
@@ -119,12 +257,15 @@ mod conversion {
                 ],
             ),
             (
-                json!({"strategy": {"threshold": {"scaleDownThreshold": 0.9, "scaleUpMinGrowth": 0.5}}}),
+                json!({"strategy": {"threshold": {"scaleDownThreshold": 0.9}}}),
                 &[
                     "spec.strategy.threshold.scaleDownThreshold",
-                    "spec.strategy.threshold.scaleUpMinGrowth",
                     "spec.strategy.threshold.scaleUpUsageMultiplier",
                 ],
+            ),
+            (
+                json!({"strategy": {"threshold": {"scaleDownThreshold": 0.9, "scaleUpMinGrowth": 0.5}}}),
+                &["spec.strategy.threshold.scaleUpMinGrowth"],
             ),
             (json!({"strategy": {"expression": {}}}), &["spec.strategy.expression"]),
             (
@@ -249,8 +390,8 @@ mod conversion {
             (json!({"strategy": {"type": "Adaptive", "objective": "Savings"}}), "Adaptive(Savings)"),
             (json!({"strategy": {"type": "Threshold"}}), "scale_up_threshold: Share(800)"),
             (
-                json!({"strategy": {"type": "Threshold", "threshold": {"minRequestMemory": 1}}}),
-                "min_request_memory: Bytes(1)",
+                json!({"strategy": {"type": "Threshold", "threshold": {"minRequestMemory": 2_097_152}}}),
+                "min_request_memory: Bytes(2097152)",
             ),
             (
                 json!({"strategy": {"type": "Expression", "expression": {"cpu": "cpu.p(95)"}}}),

@@ -5,9 +5,10 @@
 
 use kube::CustomResource;
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::cel::{self, rule};
+use super::lint;
 
 pub use super::amount::Amount;
 pub use super::labels::{LabelExpression, LabelOperator, LabelSelector};
@@ -53,9 +54,10 @@ pub use super::update::{
     printcolumn(json_path = ".status.summary.matched", name = "Matched", type_ = "integer"),
     printcolumn(json_path = ".status.summary.applied", name = "Applied", type_ = "integer"),
     printcolumn(json_path = ".status.summary.skipped", name = "Skipped", type_ = "integer"),
-    printcolumn(json_path = ".metadata.creationTimestamp", name = "Age", type_ = "date")
+    printcolumn(json_path = ".metadata.creationTimestamp", name = "Age", type_ = "date"),
+    printcolumn(json_path = ".status.strategy.type", name = "Strategy", type_ = "string", priority = 1)
 )]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase", default, remote = "Self")]
 #[allow(clippy::duplicated_attributes, reason = "columns have types")]
 pub struct OptimizationPolicySpec {
     /// What OptiPod may do: `Auto` recommends and resizes, `Recommend` (the default) only recommends, `Disabled` does
@@ -72,7 +74,8 @@ pub struct OptimizationPolicySpec {
     pub selector: WorkloadSelector,
     /// The evidence that recommendations come from.
     pub metrics_config: MetricsConfig,
-    /// How a size comes from evidence. Default: `{type: Percentile}`.
+    /// How a size comes from evidence. Absent: `Percentile` when `metricsConfig` names `percentile` or `safetyFactor`, else
+    /// `Adaptive`.
     pub strategy: Strategy,
     /// One size for all pods of a workload (`Workload`), or more for a pod that needs more than the others (`Pod`).
     /// Default: `Workload`.
@@ -110,6 +113,21 @@ pub struct OptimizationPolicySpec {
     #[schemars(length(max = 20))]
     #[schemars(extend("x-kubernetes-validations" = [cel::duration("1s", "5m")]))]
     pub reconciliation_interval: String,
+}
+
+/// What is derived is a function of its own (`remote`): one that cannot read a specification knows the first thing that is
+/// wrong, and people want all of them.
+impl<'de> Deserialize<'de> for OptimizationPolicySpec {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = serde_json::Value::deserialize(deserializer)?;
+        Self::deserialize(&value).map_err(|error| de::Error::custom(lint::unreadable(&value, &error)))
+    }
+}
+
+impl Serialize for OptimizationPolicySpec {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Self::serialize(self, serializer)
+    }
 }
 
 /// What OptiPod may do.

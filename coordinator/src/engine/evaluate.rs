@@ -272,6 +272,7 @@ fn held_back(held: &Held) -> Decision {
         HeldBy::OptedOut => Reason::OptedOut,
         HeldBy::AnnotationInvalid => Reason::AnnotationInvalid,
         HeldBy::PolicyNotFound => Reason::PolicyNotFound,
+        HeldBy::OwnerUnknown => Reason::OwnerUnknown,
     };
     Decision::Hold { held: vec![Hold::of_pod(reason, held.message.clone())], would: None }
 }

@@ -6,7 +6,7 @@
 //! [`TOMBSTONE_AGE`], so that the last usage of a dead container still finds its workload.
 //!
 //! Work per event is O(changed): a pod touches its own entries, a ReplicaSet or Job its own pods. [`Index::select`] is
-//! O(workloads x policies) and belongs to an evaluation, not to an event.
+//! O(pods x policies) and belongs to an evaluation, not to an event.
 
 mod cluster;
 mod configuration;

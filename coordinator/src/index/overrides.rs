@@ -1,7 +1,7 @@
 //! What the owner of a workload says about it by annotation: to leave it alone, to pin a resource, to choose a policy.
 //!
-//! Annotations are read where labels are: on the highest controller that is watched, else on the pod. One that cannot be
-//! read holds the workload: what its owner wanted is not guessed.
+//! Annotations are read where labels are: on the highest controller that is watched, else on the pods. One that cannot be
+//! read, and any other one with this prefix, holds the workload: what its owner wanted is not guessed.
 
 use std::collections::BTreeMap;
 
@@ -69,8 +69,13 @@ impl Overrides {
                 OPTIMIZE => overrides.optimize(value),
                 PIN => overrides.pin(value),
                 POLICY => overrides.choose(value),
-                // OptiPod's other annotations are not about a workload
-                _ => Ok(()),
+                // most likely one of these misspelt: it has to be heard rather than passed over
+                _ => {
+                    problems.push(format!(
+                        "annotation {key} is not known: expected {OPTIMIZE}, {PIN} or {POLICY}"
+                    ));
+                    Ok(())
+                }
             };
             if let Err(expected) = read {
                 problems.push(format!("annotation {key}: {value:?} is not understood: expected {expected}"));
@@ -142,8 +147,7 @@ mod tests {
     fn what_is_said_is_read() {
         assert_eq!(Overrides::new(None), Overrides::default());
         assert!(overrides(&[(OPTIMIZE, "false")]).opted_out);
-        let pinned =
-            overrides(&[(PIN, "cpu, app/memory"), ("other.io/pin", "x"), ("optipod.io/demo", "true")]);
+        let pinned = overrides(&[(PIN, "cpu, app/memory"), ("other.io/pin", "x"), ("x.optipod.io/pin", "y")]);
         let of = |container, resource| pinned.pins(container, resource);
         assert!(of("app", Resource::Cpu) && of("sidecar", Resource::Cpu));
         assert!(of("app", Resource::Memory) && !of("sidecar", Resource::Memory));
@@ -167,6 +171,9 @@ mod tests {
             (POLICY, "a/"),
             (POLICY, "/b"),
             (POLICY, "a/b/c"),
+            ("optipod.io/optimise", "false"),
+            ("optipod.io/Optimize", "false"),
+            ("optipod.io/", ""),
         ] {
             let problem = overrides(&[(key, value)]).problem.unwrap();
             assert!(problem.contains(key) && problem.contains("expected"), "{problem}");

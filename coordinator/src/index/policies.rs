@@ -54,6 +54,9 @@ impl PolicyEntry {
                 (OptimizationPolicyStatus::default(), Err(violations), Vec::new(), Some(invalid.error))
             }
         };
+        let mut warnings = warnings;
+        warnings
+            .extend(parsed.as_ref().ok().and_then(|(_, selector)| scope.warning(&key.namespace, selector)));
         let refused_scope =
             parsed.as_ref().ok().and_then(|(_, selector)| scope.refusal(&key.namespace, selector));
         Self {
@@ -96,6 +99,23 @@ impl Scope {
     pub fn new(own_namespace: String, mut cluster: Vec<String>) -> Self {
         cluster.push(own_namespace);
         Self { cluster }
+    }
+
+    /// What a selector that reaches only what is never touched amounts to.
+    fn warning(&self, namespace: &str, selector: &Selector) -> Option<Warning> {
+        let own = self.cluster.last().map(String::as_str);
+        let protected = |name: &str| name == "kube-system" || Some(name) == own;
+        let reached = match (&selector.allow, &selector.namespaces) {
+            (Some(allow), _) => !allow.is_empty() && allow.iter().all(|name| protected(name)),
+            (None, None) => protected(namespace),
+            (None, Some(_)) => false,
+        };
+        reached.then(|| Warning {
+            condition: "ProtectedNamespaceOnly",
+            reason: "ProtectedNamespace",
+            field: "spec.selector",
+            message: "the policy covers protected namespaces only, where nothing is ever resized: give it a namespaceSelector or namespaces.allow, or create it in the namespace that it is for".to_owned(),
+        })
     }
 
     /// Why a policy of this namespace may not have this selector.

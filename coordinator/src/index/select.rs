@@ -1,13 +1,13 @@
 //! Which policy each workload follows.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use optipod_common::ident::WorkloadRef;
 use optipod_common::policy::{Enforced, Policy};
 
 use super::policies::selects_namespace;
-use super::{Index, PodKey, PolicyEntry, PolicyKey};
+use super::{Index, OPTIMIZE, Overrides, POLICY, PodKey, PolicyChoice, PolicyEntry, PolicyKey};
 use crate::api::convert::Selector;
 
 /// A workload with the pods to look at.
@@ -52,6 +52,8 @@ pub enum HeldBy {
     AnnotationInvalid,
     /// The policy that an annotation chooses does not select it.
     PolicyNotFound,
+    /// Its controller was not seen yet.
+    OwnerUnknown,
 }
 
 /// Which policy each workload follows. Policies that are invalid or out of scope select nothing.
@@ -61,6 +63,9 @@ pub struct Selection {
     pub by_policy: BTreeMap<PolicyKey, Vec<SelectedWorkload>>,
     /// What a policy selects too, but another one is in charge of, with the name of that one.
     pub conflicts: BTreeMap<PolicyKey, Vec<(WorkloadRef, PolicyKey)>>,
+    /// What a policy enforces its bounds on while another one is in charge, with the name of that one. That is what such
+    /// a policy is for, and no conflict.
+    pub enforcing: BTreeMap<PolicyKey, Vec<(WorkloadRef, PolicyKey)>>,
     /// Policies that reach beyond what their namespace allows, with the reason.
     pub refused_scope: BTreeMap<PolicyKey, String>,
 }
@@ -99,7 +104,7 @@ impl Index {
                 .iter()
                 .filter_map(|candidate| Some((candidate, self.selected_pods(candidate, workload, pods)?)))
                 .collect();
-            self.assign(workload, matching, &mut selection);
+            self.assign(workload, pods, matching, &mut selection);
         }
         selection
     }
@@ -108,27 +113,29 @@ impl Index {
     fn assign(
         &self,
         workload: &WorkloadRef,
+        pods: &BTreeSet<PodKey>,
         matching: Vec<(&Candidate<'_>, Vec<PodKey>)>,
         selection: &mut Selection,
     ) {
-        let Some((_, pods)) = matching.first() else { return };
-        let overrides = pods.first().and_then(|pod| self.overrides(pod)).cloned().unwrap_or_default();
-        let chosen = overrides.policy.as_ref().map(|choice| {
+        if matching.is_empty() {
+            return;
+        }
+        let (choice, held) = match self.said(pods) {
+            Ok(choice) => (choice, None),
+            Err(held) => (None, Some(held)),
+        };
+        let chosen = choice.map(|choice| {
             let named = || matching.iter().position(|(c, _)| choice.is(c.key));
             let own =
                 |(c, _): &(&Candidate<'_>, _)| choice.is(c.key) && c.key.namespace == workload.namespace;
             matching.iter().position(own).or_else(named).ok_or(choice)
         });
-        let held = if overrides.opted_out {
-            Some((HeldBy::OptedOut, format!("annotation {} is \"false\"", super::OPTIMIZE)))
-        } else if let Some(problem) = overrides.problem {
-            Some((HeldBy::AnnotationInvalid, problem))
-        } else if let Some(Err(choice)) = &chosen {
-            let message =
-                format!("annotation {}: policy {choice} does not select this workload", super::POLICY);
-            Some((HeldBy::PolicyNotFound, message))
-        } else {
-            None
+        let held = match &chosen {
+            Some(Err(choice)) => Some(Held {
+                by: HeldBy::PolicyNotFound,
+                message: format!("annotation {POLICY}: policy {choice} does not select this workload"),
+            }),
+            _ => held,
         };
         let winner = chosen.and_then(Result::ok).unwrap_or(0);
         let enforced = matching
@@ -144,14 +151,52 @@ impl Index {
                 selected.push(SelectedWorkload {
                     workload: workload.clone(),
                     pods,
-                    held: held.as_ref().map(|(by, message)| Held { by: *by, message: message.clone() }),
+                    held: held.clone(),
                     enforced: Vec::clone(&enforced),
                 });
             } else {
                 let lost = (workload.clone(), winning.clone());
-                selection.conflicts.entry(candidate.key.clone()).or_default().push(lost);
+                let Selection { conflicts, enforcing, .. } = &mut *selection;
+                let told = if candidate.selector.enforced { enforcing } else { conflicts };
+                told.entry(candidate.key.clone()).or_default().push(lost);
             }
         }
+    }
+
+    /// The policy that the owner of a workload chooses by annotation, or why the workload is left alone. Every pod is
+    /// asked: without a controller that is watched each speaks for itself, and one that is to be left alone, or that
+    /// nobody understands, speaks for all.
+    fn said(&self, pods: &BTreeSet<PodKey>) -> Result<Option<&PolicyChoice>, Held> {
+        let held = |by, message| Err(Held { by, message });
+        let mut all = Vec::with_capacity(pods.len());
+        for pod in pods {
+            let Some(overrides) = self.overrides(pod) else {
+                let message = format!("the controller of pod {} was not seen yet", pod.name);
+                return held(HeldBy::OwnerUnknown, message);
+            };
+            all.push((pod, overrides));
+        }
+        if all.iter().any(|(_, overrides)| overrides.opted_out) {
+            return held(HeldBy::OptedOut, format!("annotation {OPTIMIZE} is \"false\""));
+        }
+        if let Some(problem) = all.iter().find_map(|(_, overrides)| overrides.problem.as_ref()) {
+            return held(HeldBy::AnnotationInvalid, problem.clone());
+        }
+        let Some((first, Overrides { policy, .. })) = all.first() else { return Ok(None) };
+        if let Some((other, overrides)) = all.iter().find(|(_, overrides)| overrides.policy != *policy) {
+            let says = |choice: &Option<PolicyChoice>| {
+                choice.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string)
+            };
+            let message = format!(
+                "annotation {POLICY}: pods of one workload must agree: {} says {}, {} says {}",
+                first.name,
+                says(policy),
+                other.name,
+                says(&overrides.policy)
+            );
+            return held(HeldBy::AnnotationInvalid, message);
+        }
+        Ok(policy.as_ref())
     }
 
     /// The pods of a workload that a policy selects; `None` when it does not select the workload.
@@ -159,7 +204,7 @@ impl Index {
         &self,
         candidate: &Candidate<'_>,
         workload: &WorkloadRef,
-        pods: &std::collections::BTreeSet<PodKey>,
+        pods: &BTreeSet<PodKey>,
     ) -> Option<Vec<PodKey>> {
         let Candidate { key, selector, .. } = candidate;
         let namespace_labels = self.namespaces.get(&workload.namespace);
@@ -169,9 +214,9 @@ impl Index {
             return None;
         }
         if let Some(wanted) = &selector.workloads {
-            // labels are not known while the controller was not seen
-            let labels = self.owners.labels(self.pods.get(pods.first()?)?)?;
-            if !wanted.matches(labels) {
+            // labels are not known while the controller was not seen; pods that speak for themselves have to agree
+            let matches = |pod| Some(wanted.matches(self.owners.labels(self.pods.get(pod)?)?));
+            if !pods.iter().all(|pod| matches(pod) == Some(true)) {
                 return None;
             }
         }

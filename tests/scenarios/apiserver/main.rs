@@ -38,12 +38,15 @@ const PATIENCE: Duration = Duration::from_secs(180);
 /// Side by side.
 const TOGETHER: &[Case<World>] = &[
     case!(policies::every_rule_of_the_crd_refuses_with_its_message),
+    case!(policies::every_limit_of_the_crd_refuses_at_its_field),
     case!(policies::the_operator_designs_example_applies_unchanged_and_acts),
     case!(policies::a_policy_may_have_every_field),
     case!(policies::every_example_is_accepted),
+    case!(policies::a_policy_that_says_nothing_is_adaptive),
     case!(policies::columns_show_what_a_person_wants_to_see),
     case!(policies::stored_policies_that_break_rules_are_reported),
     case!(scope::a_tenant_policy_that_reaches_further_is_refused),
+    case!(scope::tenants_have_the_rights_that_the_guide_names),
     case!(scope::a_tenant_never_reaches_a_neighbour),
     case!(scope::a_tenant_can_only_narrow_enforced_bounds),
     case!(scope::annotations_opt_out_pin_and_choose),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use anyhow::{Result, ensure};
 use kube::core::Status;
 use kube::{Client, Error};
-use optipod_coordinator::api::v1alpha1::WorkloadStatus;
+use optipod_coordinator::api::v1alpha1::{StrategyType, WorkloadStatus};
 use optipod_tests::{Lab, paths};
 use serde_json::{Value, json};
 use tonic::codegen::http::Request;
@@ -110,13 +110,98 @@ pub async fn every_rule_of_the_crd_refuses_with_its_message(world: Arc<World>) -
     }
     same("lines", said.lines().count(), golden.lines().count())?;
 
-    let mut rules = BTreeSet::new();
-    collect_rules(&serde_yaml_ng::from_str(&fs::read_to_string(crd())?)?, &mut rules);
-    ensure!(rules.len() > 10, "the CRD has hardly any rules: {rules:?}");
+    let mut rules = Vec::new();
+    walk("spec", &specification()?, &mut |path, schema| {
+        let of_field = schema["x-kubernetes-validations"].as_array().into_iter().flatten();
+        let messages = of_field.filter_map(|rule| Some(rule.get("message")?.as_str()?.to_owned()));
+        rules.extend(messages.map(|message| (path.to_owned(), message)));
+    });
+    ensure!(rules.len() > 80, "the CRD has hardly any rules: {rules:?}");
+    let broken: Vec<(String, &str)> =
+        said.lines().filter_map(|line| line.trim().split_once(": ")).map(|(f, m)| (anywhere(f), m)).collect();
     // the message of a range comes from an expression that shows both ends
-    let silent: Vec<_> = rules.iter().filter(|rule| !said.contains(rule.as_str())).collect();
+    let is_broken = |(path, message): &&(String, String)| {
+        broken.iter().any(|(field, said)| field == path && said.contains(message.as_str()))
+    };
+    let silent: Vec<_> = rules.iter().filter(|rule| !is_broken(rule)).collect();
     ensure!(silent.is_empty(), "no case of refused-policies.yaml breaks these rules: {silent:#?}");
     Ok(())
+}
+
+/// What is too long, too many, too large, missing or not on a list is refused at its own field.
+pub async fn every_limit_of_the_crd_refuses_at_its_field(world: Arc<World>) -> Result<()> {
+    let mut beyond = Vec::new();
+    walk("spec", &specification()?, &mut |path, schema| {
+        beyond.extend(
+            too_much(schema).into_iter().map(|(at, value)| (format!("{path}{at}"), path.to_owned(), value)),
+        );
+    });
+    ensure!(beyond.len() > 90, "the CRD has hardly any limits: {}", beyond.len());
+    for (field, path, value) in beyond {
+        let spec = placed(&path, value);
+        let refused = post(&world.client, &object("limit", &spec), "dryRun=All").await;
+        let Err(Error::Api(status)) = refused else { anyhow::bail!("{field} was not refused: {spec}") };
+        let said = messages(&status);
+        let at =
+            said.lines().filter_map(|line| line.trim().split_once(": ")).any(|(f, _)| anywhere(f) == field);
+        ensure!(at, "{field}: {spec}: {said}");
+    }
+    Ok(())
+}
+
+/// Values that a schema's limits refuse, each with what comes after the path of the field that is named.
+fn too_much(schema: &Value) -> Vec<(String, Value)> {
+    let count = |limit: &str| schema[limit].as_u64().map(|n| usize::try_from(n).unwrap_or(usize::MAX));
+    let names = |n: usize| (0..=n).map(|i| format!("n{i}"));
+    let required = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let here = |value: Value| (String::new(), value);
+    let is_set = schema["x-kubernetes-list-type"] == "set";
+    let one = schema["items"]["enum"][0].clone();
+    [
+        count("maxLength").map(|n| here("a".repeat(n + 1).into())),
+        count("minLength").map(|_| here("".into())),
+        count("maxItems").map(|n| here(names(n).collect::<Vec<_>>().into())),
+        count("minItems").map(|_| here(json!([]))),
+        count("maxProperties").map(|n| here(names(n).map(|name| (name, Value::from("v"))).collect())),
+        schema["maximum"].as_f64().map(|n| here(json!(n + 1.0))),
+        schema["minimum"].as_f64().map(|n| here(json!(n - 1.0))),
+        schema["enum"].is_array().then(|| here("none of these".into())),
+        // which of the two is refused is the API server's choice
+        is_set.then(|| ("[]".to_owned(), json!([one.clone(), one]))),
+    ]
+    .into_iter()
+    .flatten()
+    .chain(required.map(|name| (format!(".{name}"), json!({}))))
+    .collect()
+}
+
+/// A specification that has a value at a path.
+fn placed(path: &str, value: Value) -> Value {
+    let inner = path.trim_start_matches("spec").replace("[]", ".[]");
+    inner.split('.').filter(|part| !part.is_empty()).rev().fold(value, |value, part| match part {
+        "[]" if path.ends_with("matchLabels[]") => json!({"key": value}),
+        "[]" => json!([value]),
+        name => json!({name: value}),
+    })
+}
+
+/// A path without positions and keys.
+fn anywhere(field: &str) -> String {
+    let mut path = String::new();
+    let mut inside = false;
+    for c in field.replace("matchLabels.key", "matchLabels[]").chars() {
+        inside = (inside || c == '[') && c != ']';
+        if !inside || c == '[' {
+            path.push(c);
+        }
+    }
+    path
+}
+
+/// The schema of a policy's specification.
+fn specification() -> Result<Value> {
+    let crd: Value = serde_yaml_ng::from_str(&fs::read_to_string(crd())?)?;
+    Ok(crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"].clone())
 }
 
 /// The example of the design that the product comes from, word for word: what it raises is raised.
@@ -155,6 +240,8 @@ pub async fn the_operator_designs_example_applies_unchanged_and_acts(world: Arc<
         status.conditions.into_iter().find(|c| c.type_ == "AgentStandsIn")
     });
     ensure!(stands_in.await?.message.starts_with("prometheus is not read in this version"));
+    let status = world.policies(OWN_NAMESPACE).get("production-workloads").await?.status.unwrap_or_default();
+    same("strategy", status.strategy.map(|strategy| strategy.kind), Some(StrategyType::Percentile))?;
     world.policies(OWN_NAMESPACE).delete("production-workloads", &kube::api::DeleteParams::default()).await?;
     Ok(())
 }
@@ -163,10 +250,8 @@ pub async fn a_policy_may_have_every_field(world: Arc<World>) -> Result<()> {
     let path = paths::workspace().join("deploy/examples/policy-every-field.yaml");
     let policy: Value = serde_yaml_ng::from_str(&fs::read_to_string(path)?)?;
     let stored = post(&world.client, &policy, "dryRun=All&fieldValidation=Strict").await?;
-    let crd: Value = serde_yaml_ng::from_str(&fs::read_to_string(crd())?)?;
-    let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
     let mut missing = Vec::new();
-    missing_fields("spec", schema, &stored["spec"], &mut missing);
+    missing_fields("spec", &specification()?, &stored["spec"], &mut missing);
     // fields that exclude others of the example
     missing.retain(|field| {
         !matches!(field.as_str(), "spec.ownerSync" | "spec.updateStrategy.limits.memory.headroom")
@@ -219,7 +304,27 @@ pub async fn columns_show_what_a_person_wants_to_see(world: Arc<World>) -> Resul
         Some(vec!["NAME", "MODE", "READY", "MATCHED", "APPLIED", "SKIPPED", "AGE"]),
     )?;
     let row = words.get(1).and_then(|row| row.get(..6)).map(<[&str]>::to_vec);
-    same("row", row, Some(vec!["empty", "Recommend", "True", "0", "0", "0"]))
+    same("row", row, Some(vec!["empty", "Recommend", "True", "0", "0", "0"]))?;
+    let conditions = world.policies(&namespace).get("empty").await?.status.unwrap_or_default().conditions;
+    ensure!(conditions.iter().any(|c| c.type_ == "NothingSelected"), "{conditions:?}");
+    Ok(())
+}
+
+/// The smallest policy has the strategy that does best, and says so.
+pub async fn a_policy_that_says_nothing_is_adaptive(world: Arc<World>) -> Result<()> {
+    let namespace = world.namespace("newcomer").await?;
+    let mut policy = object("plain", &json!({}));
+    policy["metadata"]["namespace"] = namespace.as_str().into();
+    world.apply(&namespace, &policy).await?;
+    let strategy = wait("the strategy in the status", SOON, async || {
+        world.policies(&namespace).get("plain").await.ok()?.status?.strategy
+    });
+    same("strategy", strategy.await?.kind, StrategyType::Adaptive)?;
+    let (lab, place) = (world.lab.clone(), namespace.clone());
+    let get = move || lab.kubectl(&["get", "opol", "--output", "wide", "--namespace", &place]);
+    let table = tokio::task::spawn_blocking(get).await??;
+    ensure!(table.contains("STRATEGY") && table.contains("Adaptive"), "{table}");
+    Ok(())
 }
 
 fn crd() -> PathBuf {
@@ -259,15 +364,15 @@ fn loosen(schema: &mut Value) {
     }
 }
 
-fn collect_rules(schema: &Value, rules: &mut BTreeSet<String>) {
-    match schema {
-        Value::Object(map) => {
-            if let Some(Value::Array(list)) = map.get("x-kubernetes-validations") {
-                rules.extend(list.iter().filter_map(|rule| Some(rule.get("message")?.as_str()?.to_owned())));
-            }
-            map.values().for_each(|value| collect_rules(value, rules));
+/// Visits each field of a schema with its path; `[]` stands for any element.
+fn walk(path: &str, schema: &Value, visit: &mut impl FnMut(&str, &Value)) {
+    visit(path, schema);
+    for (name, field) in schema["properties"].as_object().into_iter().flatten() {
+        walk(&format!("{path}.{name}"), field, visit);
+    }
+    for inner in ["items", "additionalProperties"] {
+        if schema[inner].is_object() {
+            walk(&format!("{path}[]"), &schema[inner], visit);
         }
-        Value::Array(list) => list.iter().for_each(|value| collect_rules(value, rules)),
-        _ => {}
     }
 }

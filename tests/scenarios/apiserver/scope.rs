@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use serde_json::json;
+use serde_json::{Value, json};
+use tonic::codegen::http::Request;
 
 use crate::coordinator::OWN_NAMESPACE;
 use crate::objects::{pod, resizers, resources, size, sizes};
@@ -123,6 +124,67 @@ pub async fn a_tenant_never_reaches_a_neighbour(world: Arc<World>) -> Result<()>
     same("resizers", resizers(&witness), Vec::new())
 }
 
+/// The cluster's roles `edit` and `view`, bound in one namespace.
+pub async fn tenants_have_the_rights_that_the_guide_names(world: Arc<World>) -> Result<()> {
+    let namespace = world.namespace("rights").await?;
+    for role in ["edit", "view"] {
+        let binding = json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": {"name": role},
+            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user(&namespace, role)}],
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+        });
+        world.apply(&namespace, &binding).await?;
+    }
+    world.policy(&namespace, "own", json!({"mode": "Recommend"})).await?;
+    let (policies, own) = ("apis/optipod.io/v1alpha1", "optimizationpolicies/own");
+    let spec = json!({"spec": {"weight": 7}});
+    let named = |name: &str| json!({"apiVersion": "optipod.io/v1alpha1", "kind": "OptimizationPolicy", "metadata": {"name": name}, "spec": {}});
+    let status = json!({"status": {"observedGeneration": 99}});
+    let recommendation = json!({"apiVersion": "optipod.io/v1alpha1", "kind": "Recommendation",
+        "metadata": {"name": "deployment-web"}, "spec": {"workload": {"kind": "Deployment", "name": "web"}}});
+    let none = Value::Null;
+    // method, group, namespace, rest, body, whether edit may, whether view may
+    for (method, group, place, rest, body, edit, view) in [
+        ("POST", policies, namespace.as_str(), "optimizationpolicies", &named("mine"), true, false),
+        ("PATCH", policies, &namespace, own, &spec, true, false),
+        ("GET", policies, &namespace, own, &none, true, true),
+        ("GET", policies, &namespace, "optimizationpolicies", &none, true, true),
+        ("GET", policies, &namespace, "recommendations", &none, true, true),
+        ("POST", policies, OWN_NAMESPACE, "optimizationpolicies", &named("mine"), false, false),
+        ("GET", policies, OWN_NAMESPACE, "optimizationpolicies", &none, false, false),
+        ("PATCH", policies, &namespace, "optimizationpolicies/own/status", &status, false, false),
+        ("POST", policies, &namespace, "recommendations", &recommendation, false, false),
+        ("PATCH", policies, &namespace, "recommendations/deployment-web/status", &status, false, false),
+        ("PATCH", "api/v1", OWN_NAMESPACE, "configmaps/optipod-config", &json!({"data": {}}), false, false),
+        ("GET", "api/v1", OWN_NAMESPACE, "configmaps/optipod-config", &none, false, false),
+    ] {
+        for (role, may) in [("edit", edit), ("view", view)] {
+            // the roles are put together by a controller
+            wait(&format!("{role}: {method} {place}/{rest}: {may}"), SOON, async || {
+                let url = format!(
+                    "/{group}/namespaces/{place}/{rest}?{}",
+                    if method == "GET" { "" } else { "dryRun=All" }
+                );
+                let request = Request::builder().method(method).uri(url);
+                let request = request.header("impersonate-user", user(&namespace, role)).header(
+                    "content-type",
+                    if method == "PATCH" { "application/merge-patch+json" } else { "application/json" },
+                );
+                let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
+                let answer = world.client.request::<Value>(request.body(body).ok()?).await;
+                let forbidden = matches!(&answer, Err(kube::Error::Api(status)) if status.code == 403);
+                (if may { answer.is_ok() } else { forbidden }).then_some(())
+            })
+            .await?;
+        }
+    }
+    Ok(())
+}
+
+fn user(namespace: &str, role: &str) -> String {
+    format!("{namespace}-{role}")
+}
+
 /// Bounds that the cluster enforces hold for a tenant's policy, whatever its weight.
 pub async fn a_tenant_can_only_narrow_enforced_bounds(world: Arc<World>) -> Result<()> {
     let namespace = world.namespace("bound").await?;
@@ -136,6 +198,15 @@ pub async fn a_tenant_can_only_narrow_enforced_bounds(world: Arc<World>) -> Resu
     let own = json!({"weight": 1000, "resourceBounds": {"cpu": {"min": "10m", "max": "500m"}}});
     world.policy(&namespace, "own", own).await?;
     world.until_size(&namespace, "p", sizes("300m", "", "2", "")).await?;
+    let enforced = condition(&world, OWN_NAMESPACE, "enforced-floor", "Enforced").await?;
+    ensure!(
+        enforced.message.ends_with(&format!("{namespace}/Pod/p follows {namespace}/own")),
+        "{}",
+        enforced.message
+    );
+    let policy = world.policies(OWN_NAMESPACE).get("enforced-floor").await?;
+    let conditions = policy.status.unwrap_or_default().conditions;
+    ensure!(conditions.iter().all(|c| c.type_ != "Conflict"), "{conditions:?}");
     Ok(())
 }
 
@@ -146,6 +217,7 @@ pub async fn annotations_opt_out_pin_and_choose(world: Arc<World>) -> Result<()>
         ("opted-out", "optipod.io/optimize", "false"),
         ("pinned", "optipod.io/pin", "app/cpu"),
         ("unclear", "optipod.io/pin", "gpu"),
+        ("misspelt", "optipod.io/optimise", "false"),
         ("chosen", "optipod.io/policy", "gentle"),
         ("plain", "example.com/optimize", "false"),
     ] {
@@ -158,8 +230,12 @@ pub async fn annotations_opt_out_pin_and_choose(world: Arc<World>) -> Result<()>
     world.policy(&namespace, "usual", json!({})).await?;
     world.until_size(&namespace, "plain", sizes("120m", "", "2", "")).await?;
     world.until_size(&namespace, "chosen", sizes("500m", "", "2", "")).await?;
-    for (name, reason) in [("opted-out", "OptedOut"), ("pinned", "Pinned"), ("unclear", "AnnotationInvalid")]
-    {
+    for (name, reason) in [
+        ("opted-out", "OptedOut"),
+        ("pinned", "Pinned"),
+        ("unclear", "AnnotationInvalid"),
+        ("misspelt", "AnnotationInvalid"),
+    ] {
         let held = |w: &optipod_coordinator::api::v1alpha1::WorkloadStatus| w.reason == reason;
         world.workload((&namespace, "usual"), name, reason, held).await?;
         same(name, size(&world.pods(&namespace).get(name).await?), sizes("1", "", "2", ""))?;

@@ -56,6 +56,9 @@ impl World {
         let stored = policies::store_before_the_rules(&lab, &client).await?;
         kubelet::register(&client).await?;
         let chart = paths::workspace().join("deploy/chart");
+        // helm creates definitions with the first release only, and this may be a run of many in one lab
+        let definition = chart.join("crds/recommendations.yaml").to_string_lossy().into_owned();
+        lab.kubectl(&["apply", "--server-side", "--force-conflicts", "-f", &definition])?;
         let chart = chart.to_string_lossy().into_owned();
         let install =
             ["upgrade", "--install", "optipod", &chart, "--namespace", OWN_NAMESPACE, "--create-namespace"];
@@ -141,6 +144,7 @@ impl World {
         let mut spec = json!({
             "mode": "Auto",
             "metricsConfig": {"rollingWindow": "60s", "minimumCoverage": 0},
+            "strategy": {"type": "Percentile"},
             "updateStrategy": {"cooldown": "0s"},
             "reconciliationInterval": "1s",
         });

@@ -59,6 +59,7 @@ pub fn policy(namespace: &str, name: &str, changes: &Value) -> Value {
             "replacement": "Accept",
             "reconciliationInterval": "2s",
             "metricsConfig": {"rollingWindow": "30s", "minimumCoverage": 0.3},
+            "strategy": {"type": "Percentile"},
             // usage of a few millicores is never steady, on an emulated node least of all, where a resize takes seconds
             "resourceBounds": {"cpu": {"min": "50m"}, "memory": {"min": "24Mi"}},
             "updateStrategy": {"cooldown": "0s", "minChange": "40%"},

@@ -193,6 +193,7 @@ impl World {
         let mut merged = json!({
             "mode": "Auto",
             "metricsConfig": {"rollingWindow": "2m"},
+            "strategy": {"type": "Percentile"},
             "updateStrategy": {"cooldown": "0s"},
             "reconciliationInterval": "10s",
         });

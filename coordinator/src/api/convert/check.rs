@@ -5,7 +5,9 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use optipod_common::policy::{Range, Violation, parse_duration};
+use optipod_common::quantity::Bytes;
 
+use crate::api::cel::memory_message;
 use crate::api::labels::{LabelOperator, LabelSelector};
 use crate::api::v1alpha1 as api;
 
@@ -80,6 +82,15 @@ impl Check {
         range
     }
 
+    /// An amount of memory that is zero, or large enough to have been meant in bytes.
+    pub fn memory(&mut self, field: &str, given: Option<&api::Amount>) {
+        let bytes = given.and_then(|amount| amount.as_str().parse::<Bytes>().ok());
+        if let (Some(given), Some(_)) = (given, bytes.filter(|b| (1..1 << 20).contains(&b.0))) {
+            let message = format!("{:?} is too little: {}", given.as_str(), memory_message("it"));
+            self.wrong(field, message);
+        }
+    }
+
     /// Names in a list that are not what they should be.
     pub fn names(&mut self, field: &str, names: &[String], what: &str, valid: fn(&str) -> bool) {
         for (i, name) in names.iter().enumerate().filter(|(_, name)| !valid(name)) {
@@ -89,22 +100,51 @@ impl Check {
 
     /// A label selector.
     pub fn labels(&mut self, field: &str, selector: Option<&LabelSelector>) {
+        for (key, value) in selector.iter().flat_map(|s| &s.match_labels) {
+            if !is_label_key(key) {
+                self.wrong(format!("{field}.matchLabels"), format!("{key:?} is not {A_KEY}"));
+            }
+            if !is_label_value(value) {
+                self.wrong(format!("{field}.matchLabels.{key}"), format!("{value:?} is not {A_VALUE}"));
+            }
+        }
         for (i, expression) in selector.iter().flat_map(|s| &s.match_expressions).enumerate() {
+            let field = format!("{field}.matchExpressions[{i}]");
             let wants_values = matches!(expression.operator, LabelOperator::In | LabelOperator::NotIn);
             if wants_values == expression.values.is_empty() {
                 let message = "values must be given for the operators In and NotIn, and must not be given for Exists and DoesNotExist";
-                self.0.push(Violation::new(format!("{field}.matchExpressions[{i}]"), message));
+                self.wrong(&field, message);
             }
-            if expression.key.is_empty() {
-                let message = "is empty: expected the key of a label";
-                self.0.push(Violation::new(format!("{field}.matchExpressions[{i}].key"), message));
+            if !is_label_key(&expression.key) {
+                self.wrong(format!("{field}.key"), format!("{:?} is not {A_KEY}", expression.key));
             }
+            self.names(&format!("{field}.values"), &expression.values, A_VALUE, is_label_value);
         }
     }
 }
 
 fn seconds(duration: Duration) -> String {
     format!("{}s", duration.as_secs())
+}
+
+const A_KEY: &str = "the key of a label: expected [PREFIX/]NAME, where NAME has letters, digits, '-', '_' and '.', at most 63, beginning and ending with a letter or digit, such as app.kubernetes.io/name";
+const A_VALUE: &str = "the value of a label: expected letters, digits, '-', '_' and '.', at most 63, beginning and ending with a letter or digit, or nothing";
+
+fn is_label_name(name: &str) -> bool {
+    let ends = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
+    name.len() <= 63
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+        && ends(name.chars().next())
+        && ends(name.chars().next_back())
+}
+
+fn is_label_key(key: &str) -> bool {
+    let (prefix, name) = key.split_once('/').map_or((None, key), |(prefix, name)| (Some(prefix), name));
+    is_label_name(name) && prefix.is_none_or(|p| p.len() <= 253 && p.split('.').all(is_dns_label))
+}
+
+fn is_label_value(value: &str) -> bool {
+    value.is_empty() || is_label_name(value)
 }
 
 pub fn is_dns_label(name: &str) -> bool {

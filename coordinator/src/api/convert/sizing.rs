@@ -33,11 +33,41 @@ pub fn provider(provider: api::Provider, check: &mut Check) -> Provider {
     }
 }
 
-pub fn strategy(strategy: &api::Strategy, check: &mut Check) -> Strategy {
+/// The strategy that a policy asks for, named or not. The fields of `strategy` belong to one strategy each and speak for
+/// it. Without them a policy that names a percentile or a safety factor means them: policies that were written when
+/// `Percentile` was the only strategy, the operator design's example first, keep acting as they did. What says nothing
+/// gets the strategy that does best on recorded use.
+pub fn strategy_type(spec: &api::OptimizationPolicySpec) -> api::StrategyType {
+    let api::Strategy { kind, objective, threshold, expression, .. } = &spec.strategy;
+    let metrics = &spec.metrics_config;
+    if let Some(kind) = kind {
+        *kind
+    } else if objective.is_some() {
+        api::StrategyType::Adaptive
+    } else if threshold.is_some() {
+        api::StrategyType::Threshold
+    } else if expression.is_some() {
+        api::StrategyType::Expression
+    } else if metrics.percentile.is_some() || metrics.safety_factor.is_some() {
+        api::StrategyType::Percentile
+    } else {
+        api::StrategyType::Adaptive
+    }
+}
+
+pub fn strategy(spec: &api::OptimizationPolicySpec, check: &mut Check) -> Strategy {
+    let strategy = &spec.strategy;
+    let fields = [strategy.objective.is_some(), strategy.threshold.is_some(), strategy.expression.is_some()];
+    if strategy.kind.is_none() && fields.iter().filter(|given| **given).count() > 1 {
+        check.wrong(
+            "spec.strategy.type",
+            "must be given with fields of several strategies: objective is for Adaptive, threshold for Threshold, expression for Expression",
+        );
+    }
     // what is given is checked, also for another type
     let threshold = strategy.threshold.as_ref().map(|given| threshold(given, check)).unwrap_or_default();
     let expression = strategy.expression.as_ref().map(|given| expression(given, check)).unwrap_or_default();
-    match strategy.kind {
+    match strategy_type(spec) {
         api::StrategyType::Percentile => Strategy::Percentile,
         api::StrategyType::Threshold => Strategy::Threshold(threshold),
         api::StrategyType::Adaptive => Strategy::Adaptive(match strategy.objective.unwrap_or_default() {
@@ -70,6 +100,7 @@ fn threshold(given: &api::Threshold, check: &mut Check) -> ThresholdParams {
     let field = |name: &str| format!("spec.strategy.threshold.{name}");
     let before = check.0.len();
     let defaults = ThresholdParams::default();
+    check.memory(&field("minRequestMemory"), Some(&given.min_request_memory));
     let mut share =
         |name: &str, value: f64, default| check.take(field(name), Share::from_f64(value), default);
     let scale_up_threshold = share("scaleUpThreshold", given.scale_up_threshold, defaults.scale_up_threshold);
@@ -77,8 +108,7 @@ fn threshold(given: &api::Threshold, check: &mut Check) -> ThresholdParams {
         share("scaleDownThreshold", given.scale_down_threshold, defaults.scale_down_threshold);
     let scale_down_min_diff =
         share("scaleDownMinDiff", given.scale_down_min_diff, defaults.scale_down_min_diff);
-    let mut factor =
-        |name: &str, value: f64, default| check.take(field(name), Factor::from_f64(value), default);
+    let mut factor = |name: &str, value: f64, default| check.take(field(name), multiplier(value), default);
     let params = ThresholdParams {
         scale_up_threshold,
         scale_up_usage_multiplier: factor(
@@ -116,6 +146,11 @@ fn threshold(given: &api::Threshold, check: &mut Check) -> ThresholdParams {
     params
 }
 
+fn multiplier(value: f64) -> Result<Factor, String> {
+    let factor = Factor::from_f64(value).ok().filter(|factor| factor.thousandths() >= 1000);
+    factor.ok_or_else(|| format!("{value} is not a multiplier: expected 1 to 10"))
+}
+
 fn expression(given: &api::Expression, check: &mut Check) -> ExpressionParams {
     if given.cpu.is_none() && given.memory.is_none() {
         check.wrong("spec.strategy.expression", "cpu or memory must be given");
@@ -137,6 +172,9 @@ fn expression(given: &api::Expression, check: &mut Check) -> ExpressionParams {
 pub fn resource_bounds(bounds: &api::ResourceBounds, check: &mut Check) -> ResourceBounds {
     let relative = bounds.relative_to_declared.clone().unwrap_or_default();
     let (cpu, memory) = (relative.cpu.unwrap_or_default(), relative.memory.unwrap_or_default());
+    for (end, given) in bounds.memory.iter().flat_map(|m| [("min", &m.min), ("max", &m.max)]) {
+        check.memory(&format!("spec.resourceBounds.memory.{end}"), given.as_ref());
+    }
     let field = "spec.resourceBounds.relativeToDeclared";
     ResourceBounds {
         cpu: check.bounds("spec.resourceBounds.cpu", bounds.cpu.as_ref(), MilliCpu(0)),
@@ -152,6 +190,7 @@ pub fn resource_bounds(bounds: &api::ResourceBounds, check: &mut Check) -> Resou
 
 pub fn startup(startup: &api::Startup, check: &mut Check) -> Startup {
     let boost = startup.boost.clone().unwrap_or_default();
+    check.memory("spec.startup.boost.memory", boost.memory.as_ref());
     let until = match startup.until.as_str() {
         "Ready" => Ok(Until::Ready),
         "learned" => Ok(Until::Plateau),

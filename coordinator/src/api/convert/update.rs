@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use optipod_common::policy::{
     Canary, Controlled, Days, Factor, LimitRule, MaxStep, MemoryDecrease, MinuteOfDay, Percent, Rollback,
-    Share, UpdateStrategy, Window, WindowChange, ZoneName, overlap,
+    Share, UpdateStrategy, Window, WindowChange, ZoneName, overlaps,
 };
 
 use super::check::Check;
@@ -110,10 +110,10 @@ fn windows(given: &[api::Window], check: &mut Check) -> Vec<Window> {
     let windows: Vec<Window> =
         given.iter().enumerate().filter_map(|(i, window)| one_window(i, window, check)).collect();
     // positions are those of the user only when every window is one
-    if check.0.len() == before
-        && let Some((first, second)) = overlap(&windows)
-    {
-        let message = format!("overlaps windows[{first}]: windows of one time zone share no moment");
+    let pairs = if check.0.len() == before { overlaps(&windows) } else { Vec::new() };
+    for (first, second) in pairs {
+        let other = field(&format!("windows[{first}]"));
+        let message = format!("overlaps {other}: windows of one time zone share no moment");
         check.wrong(field(&format!("windows[{second}]")), message);
     }
     windows

@@ -1,6 +1,9 @@
 //! What is accepted, but people should know.
 
-use crate::api::v1alpha1::{Mode, OptimizationPolicySpec, Provider, Replacement, StrategyType};
+use super::strategy_type;
+use crate::api::v1alpha1::{
+    Guaranteed, Limits, Mode, OptimizationPolicySpec, Provider, Replacement, Rollback, StrategyType,
+};
 
 /// Something in a policy that is accepted and does not do all that it seems to say.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,63 +24,158 @@ impl std::fmt::Display for Warning {
     }
 }
 
+/// Type of the condition of a policy that is valid and in charge of nothing.
+pub const NOTHING_SELECTED: &str = "NothingSelected";
+
+/// Kinds that pods come from without an operator, and Argo's.
+const KINDS: [&str; 8] =
+    ["Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "Job", "CronJob", "Rollout", "Pod"];
+
+/// The known kind that another one is a plural, another case, or a slip of the pen of.
+fn near(kind: &str) -> Option<&'static str> {
+    if KINDS.contains(&kind) {
+        return None;
+    }
+    let lower = kind.to_ascii_lowercase();
+    let singular = lower.strip_suffix('s').unwrap_or(&lower);
+    KINDS.into_iter().find(|known| {
+        let known = known.to_ascii_lowercase();
+        // two letters of a short name make another name
+        known == lower || known == singular || (known.len() > 5 && edits(&known, &lower) <= 2)
+    })
+}
+
+/// Letters to insert, remove or replace on the way from one text to the other.
+fn edits(from: &str, to: &str) -> usize {
+    let mut row: Vec<usize> = (0..=to.len()).collect();
+    for (i, a) in from.bytes().enumerate() {
+        let mut before = i;
+        let mut next = vec![i + 1];
+        for (b, above) in to.bytes().zip(row.iter().skip(1)) {
+            let left = next.last().copied().unwrap_or_default();
+            next.push((left + 1).min(above + 1).min(before + usize::from(a != b)));
+            before = *above;
+        }
+        row = next;
+    }
+    row.last().copied().unwrap_or_default()
+}
+
 const NOT_IN_THIS_VERSION: &str = "NotInThisVersion";
 
 /// Everything that a valid specification does not do in this version, or does otherwise than one may think. One warning
 /// for each type of condition at most.
 pub fn warnings(spec: &OptimizationPolicySpec) -> Vec<Warning> {
-    let strategy = &spec.strategy;
-    let provider = match spec.metrics_config.provider {
-        Provider::Prometheus => Some("prometheus"),
-        Provider::MetricsServer => Some("metrics-server"),
-        Provider::Agent | Provider::Custom | Provider::Vpa => None,
+    let selecting = [denied(spec), mistaken_kinds(spec)];
+    let updating = [replacement(spec), recreation(spec), limits(spec), rollback(spec)];
+    let sizing = [stand_in(spec), unused(spec)];
+    updating.into_iter().chain(sizing).chain(selecting).flatten().collect()
+}
+
+fn replacement(spec: &OptimizationPolicySpec) -> Option<Warning> {
+    (spec.mode == Mode::Auto && spec.replacement == Replacement::Auto).then(|| Warning {
+        condition: "ReplacementSizeUnknown",
+        reason: "NoAdmissionWebhook",
+        field: "spec.replacement",
+        message: "replaced pods start at the size of their template: no admission webhook runs in this version; set replacement: Accept or Known to choose".to_owned(),
+    })
+}
+
+fn recreation(spec: &OptimizationPolicySpec) -> Option<Warning> {
+    spec.update_strategy.allow_recreate.then(|| Warning {
+        condition: "RecreateUnsupported",
+        reason: NOT_IN_THIS_VERSION,
+        field: "spec.updateStrategy.allowRecreate",
+        message: "updateStrategy.allowRecreate is accepted, but this version resizes in place only"
+            .to_owned(),
+    })
+}
+
+fn limits(spec: &OptimizationPolicySpec) -> Option<Warning> {
+    let update = &spec.update_strategy;
+    let moves = !update.update_requests_only || spec.guaranteed == Guaranteed::MoveTogether;
+    (!moves && update.limits != Limits::default()).then(|| Warning {
+        condition: "LimitsUnused",
+        reason: "RequestsOnly",
+        field: "spec.updateStrategy.limits",
+        message: "updateStrategy.limits says how limits follow, and updateRequestsOnly keeps them where they are: set updateRequestsOnly: false, or leave limits out".to_owned(),
+    })
+}
+
+fn rollback(spec: &OptimizationPolicySpec) -> Option<Warning> {
+    (spec.update_strategy.rollback != Rollback::default()).then(|| Warning {
+        condition: "RollbackUnsupported",
+        reason: NOT_IN_THIS_VERSION,
+        field: "spec.updateStrategy.rollback",
+        message: "updateStrategy.rollback is accepted, but this version puts nothing back after a change that the kubelet has carried out".to_owned(),
+    })
+}
+
+fn stand_in(spec: &OptimizationPolicySpec) -> Option<Warning> {
+    let name = match spec.metrics_config.provider {
+        Provider::Prometheus => "prometheus",
+        Provider::MetricsServer => "metrics-server",
+        Provider::Agent | Provider::Custom | Provider::Vpa => return None,
     };
+    Some(Warning {
+        condition: "AgentStandsIn",
+        reason: NOT_IN_THIS_VERSION,
+        field: "spec.metricsConfig.provider",
+        message: format!(
+            "{name} is not read in this version: the agent measures the same quantities at a higher resolution and stands in"
+        ),
+    })
+}
+
+fn unused(spec: &OptimizationPolicySpec) -> Option<Warning> {
+    use StrategyType::{Adaptive, Expression, Percentile, Threshold};
+    let (strategy, metrics, kind) = (&spec.strategy, &spec.metrics_config, strategy_type(spec));
     let unused: Vec<&str> = [
-        (strategy.objective.is_some(), StrategyType::Adaptive, "objective"),
-        (strategy.threshold.is_some(), StrategyType::Threshold, "threshold"),
-        (strategy.expression.is_some(), StrategyType::Expression, "expression"),
+        (strategy.objective.is_some(), &[Adaptive][..], "strategy.objective"),
+        (strategy.threshold.is_some(), &[Threshold], "strategy.threshold"),
+        (strategy.expression.is_some(), &[Expression], "strategy.expression"),
+        // a resource without a formula follows the percentile times the factor
+        (metrics.percentile.is_some(), &[Percentile, Expression, Threshold], "metricsConfig.percentile"),
+        (metrics.safety_factor.is_some(), &[Percentile, Expression], "metricsConfig.safetyFactor"),
     ]
     .into_iter()
-    .filter(|(given, kind, _)| *given && strategy.kind != *kind)
+    .filter(|(given, kinds, _)| *given && !kinds.contains(&kind))
     .map(|(_, _, name)| name)
     .collect();
-    let warn = |condition, reason, field, message: String| Warning { condition, reason, field, message };
-    let known = spec.mode == Mode::Auto && spec.replacement == Replacement::Auto;
-    [
-        known.then(|| {
-            warn(
-                "ReplacementSizeUnknown",
-                "NoAdmissionWebhook",
-                "spec.replacement",
-                "replaced pods start at the size of their template: no admission webhook runs in this version; set replacement: Accept or Known to choose".to_owned(),
-            )
-        }),
-        spec.update_strategy.allow_recreate.then(|| {
-            warn(
-                "RecreateUnsupported",
-                NOT_IN_THIS_VERSION,
-                "spec.updateStrategy.allowRecreate",
-                "updateStrategy.allowRecreate is accepted, but this version resizes in place only".to_owned(),
-            )
-        }),
-        provider.map(|name| {
-            warn(
-                "AgentStandsIn",
-                NOT_IN_THIS_VERSION,
-                "spec.metricsConfig.provider",
-                format!("{name} is not read in this version: the agent measures the same quantities at a higher resolution and stands in"),
-            )
-        }),
-        (!unused.is_empty()).then(|| {
-            warn(
-                "FieldsUnused",
-                "OtherStrategy",
-                "spec.strategy",
-                format!("{} is for another strategy than {:?}: it is checked and not used", unused.join(" and "), strategy.kind),
-            )
-        }),
-    ]
-    .into_iter()
-    .flatten()
-    .collect()
+    (!unused.is_empty()).then(|| Warning {
+        condition: "FieldsUnused",
+        reason: "OtherStrategy",
+        field: "spec.strategy",
+        message: format!(
+            "the strategy is {kind:?}: {} is for another one, checked and not used",
+            unused.join(", ")
+        ),
+    })
+}
+
+fn denied(spec: &OptimizationPolicySpec) -> Option<Warning> {
+    let namespaces = spec.selector.namespaces.as_ref()?;
+    let allow = namespaces.allow.as_ref().filter(|allow| !allow.is_empty())?;
+    allow.iter().all(|name| namespaces.deny.contains(name)).then(|| Warning {
+        condition: NOTHING_SELECTED,
+        reason: "AllowIsDenied",
+        field: "spec.selector.namespaces",
+        message: "every namespace of namespaces.allow is in namespaces.deny, which wins: the policy selects nothing".to_owned(),
+    })
+}
+
+fn mistaken_kinds(spec: &OptimizationPolicySpec) -> Option<Warning> {
+    let kinds = spec.selector.workload_kinds.iter();
+    let mistaken: Vec<String> =
+        kinds.filter_map(|kind| Some(format!("{kind} looks like {}", near(kind)?))).collect();
+    (!mistaken.is_empty()).then(|| Warning {
+        condition: "KindUnknown",
+        reason: "NotAKnownKind",
+        field: "spec.selector.workloadKinds",
+        message: format!(
+            "{}: kinds are {}, or the kind of a custom resource that owns pods, which is taken as it is written",
+            mistaken.join(", "),
+            KINDS.join(", ")
+        ),
+    })
 }

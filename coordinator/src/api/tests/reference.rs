@@ -44,11 +44,14 @@ pub fn markdown(crds: &[CustomResourceDefinition]) -> String {
     page
 }
 
-/// Reasons that the guide explains and that are no more.
-pub fn unknown_reasons(guide: &str) -> Vec<&str> {
-    let section = guide.split("\n## ").find(|section| section.starts_with("Reasons\n")).unwrap();
-    let names = section.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
-    names.filter(|name| !Reason::ALL.iter().any(|reason| reason.as_str() == *name)).collect()
+/// The rows of the first table of a section of the guide: the name that each begins with, and its next cell.
+pub fn rows<'a>(guide: &'a str, section: &str) -> Vec<(&'a str, &'a str)> {
+    let heading = format!("{section}\n");
+    let section = guide.split("\n## ").find(|text| text.starts_with(&heading)).unwrap();
+    let table =
+        section.lines().skip_while(|line| !line.starts_with('|')).take_while(|line| line.starts_with('|'));
+    let row = |line: &'a str| line.strip_prefix("| `")?.split_once("` | ");
+    table.filter_map(row).map(|(name, rest)| (name, rest.split(" | ").next().unwrap_or(rest))).collect()
 }
 
 fn fields(page: &mut String, prefix: &str, schema: &JSONSchemaProps) {

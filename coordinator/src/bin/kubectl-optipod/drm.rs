@@ -13,8 +13,8 @@ use crate::output::Imported;
 enum Counterpart {
     /// A number of the threshold strategy.
     Threshold(&'static str),
-    /// Seconds of the threshold strategy.
-    ThresholdSeconds(&'static str),
+    /// Seconds before a decrease, which the threshold strategy and the update each have.
+    Cooldown,
     /// Mebibytes of the threshold strategy.
     ThresholdMebibytes(&'static str),
     /// Seconds between evaluations.
@@ -42,33 +42,74 @@ const VARIABLES: &[(&str, Counterpart)] = &[
     ("SCALE_DOWN_THRESHOLD", Counterpart::Threshold("scaleDownThreshold")),
     ("SCALE_DOWN_USAGE_MULTIPLIER", Counterpart::Threshold("scaleDownUsageMultiplier")),
     ("SCALE_DOWN_MIN_DIFF", Counterpart::Threshold("scaleDownMinDiff")),
-    ("COOLDOWN_PERIOD_SECONDS", Counterpart::ThresholdSeconds("cooldown")),
+    ("COOLDOWN_PERIOD_SECONDS", Counterpart::Cooldown),
     ("MIN_REQUEST_MEMORY", Counterpart::ThresholdMebibytes("minRequestMemory")),
+];
+
+/// OptiPod's own namespace, unless told otherwise.
+const OWN_NAMESPACE: &str = "optipod-system";
+
+/// What the resource manager does not do and OptiPod does whatever the strategy.
+const DIFFERENCES: [&str; 3] = [
+    "memory is not lowered below its highest use in metricsConfig.rollingWindow, which the resource manager does not look at: metricsConfig.memoryPeakFloor: false lowers it all the same",
+    "memory is not lowered while its use rises or is near the new size (updateStrategy.memoryDecrease: Guarded)",
+    "use is the P90 of the last minutes and not one reading: metricsConfig.percentile: P100 takes the highest",
 ];
 
 /// Seconds between two looks of the resource manager, unless told otherwise.
 const DEFAULT_INTERVAL: u64 = 30;
 
-/// Variables from `KEY=VALUE` lines, from a `ConfigMap`, or from the containers of a workload.
+/// Variables from `KEY=VALUE` lines, from a `ConfigMap`, or from the containers of a workload, in YAML or JSON. As in
+/// Kubernetes, what a container states itself goes before what it takes from a `ConfigMap` as a whole.
 pub fn variables(text: &str) -> Result<BTreeMap<String, String>> {
-    let is_yaml = text.lines().any(|line| line.starts_with("kind:"));
-    if !is_yaml {
+    let is_object = text.trim_start().starts_with('{')
+        || text.lines().any(|line| line.starts_with("kind:") || line.starts_with("apiVersion:"));
+    if !is_object {
         return lines(text);
     }
+    let objects: Vec<Value> = files::parse(text, "")?.into_iter().map(|located| located.object).collect();
+    let mut maps: BTreeMap<&str, BTreeMap<String, String>> = BTreeMap::new();
     let mut variables = BTreeMap::new();
-    for files::Located { object, .. } in files::parse(text, "")? {
-        let known = |name: &str| VARIABLES.iter().any(|(variable, _)| *variable == name);
+    for object in objects.iter().filter(|object| object.get("data").is_some()) {
         let data = object.get("data").and_then(Value::as_object).into_iter().flatten();
-        variables.extend(data.filter_map(|(key, value)| Some((key.clone(), scalar(value)?))));
-        let containers = object.pointer("/spec/template/spec/containers").and_then(Value::as_array);
-        for env in containers.into_iter().flatten().filter_map(|c| c.get("env")?.as_array()).flatten() {
-            let name = env.get("name").and_then(Value::as_str).filter(|name| known(name));
-            if let (Some(name), Some(value)) = (name, env.get("value").and_then(scalar)) {
-                variables.insert(name.to_owned(), value);
+        let data: BTreeMap<_, _> =
+            data.filter_map(|(key, value)| Some((key.clone(), scalar(value)?))).collect();
+        variables.extend(data.clone());
+        maps.entry(text_at(object, "/metadata/name")).or_default().extend(data);
+    }
+    for container in objects.iter().flat_map(|object| list_at(object, "/spec/template/spec/containers")) {
+        for source in list_at(container, "/envFrom") {
+            let data = maps.get(text_at(source, "/configMapRef/name")).into_iter().flatten();
+            let prefix = text_at(source, "/prefix");
+            variables.extend(data.map(|(key, value)| (format!("{prefix}{key}"), value.clone())));
+        }
+        for env in list_at(container, "/env") {
+            let name = text_at(env, "/name");
+            if !VARIABLES.iter().any(|(variable, _)| *variable == name) {
+                continue;
             }
+            let stated = env.get("value").and_then(scalar);
+            let (map, key) = (
+                text_at(env, "/valueFrom/configMapKeyRef/name"),
+                text_at(env, "/valueFrom/configMapKeyRef/key"),
+            );
+            let referred = || maps.get(map).and_then(|data| data.get(key)).cloned();
+            match stated.or_else(referred) {
+                Some(value) => variables.insert(name.to_owned(), value),
+                None if env.get("valueFrom").is_some() => bail!("{name}: its valueFrom is not in the file"),
+                None => None,
+            };
         }
     }
     Ok(variables)
+}
+
+fn text_at<'a>(value: &'a Value, pointer: &str) -> &'a str {
+    value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+}
+
+fn list_at<'a>(value: &'a Value, pointer: &str) -> &'a [Value] {
+    value.pointer(pointer).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
 }
 
 fn lines(text: &str) -> Result<BTreeMap<String, String>> {
@@ -102,7 +143,23 @@ pub fn import(variables: &BTreeMap<String, String>, namespace: &str, name: &str)
     let mut remarks = vec![
         "stop the resource manager before this policy is applied: two that size the same pods undo each other".to_owned(),
     ];
+    if namespace != OWN_NAMESPACE {
+        remarks.push(format!(
+            "the resource manager reaches into all namespaces, and so does the policy: outside OptiPod's own namespace (and those of --cluster-policy-namespaces) it is refused with ScopeRefused; if {namespace} is neither, take the namespaceSelector out"
+        ));
+    }
+    remarks.extend(DIFFERENCES.map(str::to_owned));
     let (mut threshold, mut interval) = (Map::new(), DEFAULT_INTERVAL);
+    // the resource manager sizes memory only, request and limit together; the thresholds are the smallest change
+    let mut update = Map::from_iter(
+        [
+            ("resources", json!(["memory"])),
+            ("updateRequestsOnly", json!(false)),
+            ("limits", json!({"memory": {"type": "Ratio"}})),
+            ("minChange", json!("0%")),
+        ]
+        .map(|(field, value)| (field.to_owned(), value)),
+    );
     let mut selector = json!({"namespaceSelector": {}});
     for (variable, value) in variables {
         let Some((_, counterpart)) = VARIABLES.iter().find(|(known, _)| known == variable) else {
@@ -118,8 +175,10 @@ pub fn import(variables: &BTreeMap<String, String>, namespace: &str, name: &str)
                     value.parse().with_context(|| format!("{variable}: {value:?} is not a number"))?;
                 threshold.insert((*field).to_owned(), json!(number));
             }
-            Counterpart::ThresholdSeconds(field) => {
-                threshold.insert((*field).to_owned(), format!("{}s", whole()?).into());
+            Counterpart::Cooldown => {
+                let cooldown = Value::from(format!("{}s", whole()?));
+                threshold.insert("cooldown".to_owned(), cooldown.clone());
+                update.insert("cooldown".to_owned(), cooldown);
             }
             Counterpart::ThresholdMebibytes(field) => {
                 threshold.insert((*field).to_owned(), format!("{}Mi", whole()?).into());
@@ -146,13 +205,10 @@ pub fn import(variables: &BTreeMap<String, String>, namespace: &str, name: &str)
         "spec": {
             "mode": "Auto",
             "selector": selector,
+            // it acts on what it sees, however short a time that is
+            "metricsConfig": {"minimumCoverage": 0},
             "strategy": strategy,
-            // the resource manager sizes memory only, request and limit together
-            "updateStrategy": {
-                "resources": ["memory"],
-                "updateRequestsOnly": false,
-                "limits": {"memory": {"type": "Ratio"}},
-            },
+            "updateStrategy": update,
             "reconciliationInterval": format!("{interval}s"),
         },
     });
@@ -204,7 +260,13 @@ MIN_REQUEST_MEMORY=64
         for variable in ["METRICS_SERVER_URL", "VERIFY_CERT", "KUBE_STATE_METRICS_URL", "LOG_LEVEL"] {
             assert!(named(variable), "{variable}: {remarks:?}");
         }
-        assert_eq!(remarks.len(), 5);
+        assert_eq!(remarks.len(), 5 + DIFFERENCES.len());
+        assert_eq!(
+            policy["spec"]["updateStrategy"],
+            json!({"resources": ["memory"], "updateRequestsOnly": false, "limits": {"memory": {"type": "Ratio"}},
+                   "minChange": "0%", "cooldown": "300s"})
+        );
+        assert_eq!(policy["spec"]["metricsConfig"], json!({"minimumCoverage": 0}));
         assert_eq!(variables(ALL).unwrap().len(), VARIABLES.len(), "the text has every variable");
     }
 
@@ -231,6 +293,40 @@ spec: {template: {spec: {containers: [{name: c, env: [{name: COOLDOWN_PERIOD_SEC
         let expected = [("COOLDOWN_PERIOD_SECONDS", "60"), ("SCALE_UP_THRESHOLD", "0.9")];
         let expected: BTreeMap<_, _> = expected.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
         assert_eq!(variables(text).unwrap(), expected);
+        let json = r#"{"apiVersion": "v1", "kind": "ConfigMap", "data": {"LOG_LEVEL": "INFO"}}"#;
+        assert_eq!(variables(json).unwrap(), BTreeMap::from([("LOG_LEVEL".to_owned(), "INFO".to_owned())]));
+    }
+
+    #[test]
+    fn what_a_container_states_itself_counts_wherever_the_config_map_stands() {
+        let workload = "
+apiVersion: apps/v1
+kind: Deployment
+spec: {template: {spec: {containers: [{name: c, envFrom: [{configMapRef: {name: settings}}], env: [
+  {name: COOLDOWN_PERIOD_SECONDS, value: '60'}, {name: LOG_LEVEL, valueFrom: {configMapKeyRef: {name: settings, key: level}}}]}]}}}
+";
+        let map = "
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: settings}
+data: {COOLDOWN_PERIOD_SECONDS: '900', SCALE_UP_THRESHOLD: '0.9', level: INFO}
+";
+        for text in [format!("{workload}---{map}"), format!("{map}---{workload}")] {
+            let found = variables(&text).unwrap();
+            let of = |name: &str| found.get(name).map(String::as_str);
+            assert_eq!(of("COOLDOWN_PERIOD_SECONDS"), Some("60"), "{text}");
+            assert_eq!((of("SCALE_UP_THRESHOLD"), of("LOG_LEVEL")), (Some("0.9"), Some("INFO")));
+        }
+        assert!(variables(workload).unwrap_err().to_string().starts_with("LOG_LEVEL"));
+    }
+
+    #[test]
+    fn a_namespace_that_may_not_reach_others_is_told() {
+        let told = |namespace| {
+            let remarks = import(&BTreeMap::new(), namespace, "drm").unwrap().remarks;
+            remarks.iter().any(|remark| remark.contains("ScopeRefused"))
+        };
+        assert!(told("shop") && !told(OWN_NAMESPACE));
     }
 
     #[test]

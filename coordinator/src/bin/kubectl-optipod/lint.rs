@@ -24,7 +24,10 @@ pub fn report(objects: &[Located]) -> Report {
         let findings = lint(object);
         policies += 1;
         invalid += usize::from(!findings.violations.is_empty());
-        let verdict = if findings.violations.is_empty() { "valid" } else { "invalid" };
+        let verdict = match findings.strategy.filter(|_| findings.violations.is_empty()) {
+            Some(strategy) => format!("valid, strategy {strategy:?}"),
+            None => "invalid".to_owned(),
+        };
         // writing to a text cannot fail
         let _ = writeln!(text, "{place}: {verdict}");
         for violation in &findings.violations {
@@ -65,7 +68,7 @@ items:
         let found = report(&parse(text, "policies.yaml").unwrap());
         assert!(!found.valid);
         let lines: Vec<_> = found.text.lines().collect();
-        assert_eq!(lines[0], "policies.yaml: OptimizationPolicy/good: valid");
+        assert_eq!(lines[0], "policies.yaml: OptimizationPolicy/good: valid, strategy Adaptive");
         assert!(lines[1].starts_with("  warning: spec.replacement: replaced pods"), "{}", lines[1]);
         assert_eq!(lines[2], "policies.yaml: OptimizationPolicy/bad: invalid");
         assert!(

@@ -204,7 +204,7 @@ apiVersion: optipod.io/v1alpha1
 kind: OptimizationPolicy
 metadata: {name: gold}
 spec:
-  metricsConfig: {rollingWindow: 2h}
+  metricsConfig: {rollingWindow: 2h, percentile: P90}
 ";
 
     fn options(cpu: &str) -> Options {

@@ -23,10 +23,22 @@ fn one(object: &Value) -> Result<Imported> {
     let mut import = Import { name: name.to_owned(), spec: Map::new(), remarks: Vec::new() };
 
     let namespace = text("/metadata/namespace").unwrap_or("default");
-    import.remark(format!(
-        "a policy selects by label: run `kubectl label --namespace {namespace} {}/{target} {LABEL}={name}`",
-        kind.to_lowercase()
-    ));
+    let value = label_value(name);
+    let labels = json!({"matchLabels": {LABEL: value}});
+    let group =
+        text("/spec/targetRef/apiVersion").map(|version| version.split_once('/').map_or("", |(g, _)| g));
+    let by = if WATCHED.iter().any(|(g, k)| *k == kind && group.is_none_or(|group| group == *g)) {
+        import.remark(format!(
+            "a policy selects by label: run `kubectl label --namespace {namespace} {}/{target} {LABEL}={value}`",
+            kind.to_lowercase()
+        ));
+        "workloadSelector"
+    } else {
+        import.remark(format!(
+            "a policy selects by label, and OptiPod does not look at those of a {kind}: label the pod template of {kind}/{target} in namespace {namespace} with {LABEL}: {value}, and the pods that run already"
+        ));
+        "podSelector"
+    };
     import.remark("delete the autoscaler, or set its updateMode to Off, before this policy has mode Auto: OptiPod stands back from workloads that another one sizes".to_owned());
     import.mode(text("/spec/updatePolicy/updateMode"));
     // what its recommender does unless told otherwise
@@ -34,7 +46,7 @@ fn one(object: &Value) -> Result<Imported> {
         "metricsConfig".to_owned(),
         json!({"rollingWindow": "192h", "percentile": "P90", "safetyFactor": 1.15}),
     );
-    let mut selector = json!({"workloadKinds": [kind], "workloadSelector": {"matchLabels": {LABEL: name}}});
+    let mut selector = json!({"workloadKinds": [kind], by: labels});
     let policies = object.pointer("/spec/resourcePolicy/containerPolicies").and_then(Value::as_array);
     let policies = policies.cloned().unwrap_or_default();
     let excluded = import.containers(&policies);
@@ -42,9 +54,10 @@ fn one(object: &Value) -> Result<Imported> {
         selector.insert("excludeContainers".to_owned(), excluded.into());
     }
     import.spec.insert("selector".to_owned(), selector);
-    let of_all = policies.iter().find(|p| p["containerName"] == "*");
-    import.boost(of_all.and_then(|p| p.get("startupBoost")).or_else(|| object.pointer("/spec/startupBoost")));
+    let boost = import.common_boost(&policies, object.pointer("/spec/startupBoost"));
+    import.boost(boost.as_ref());
     import.without_counterpart(object);
+    import.unknown(object, &policies);
     Ok(Imported {
         policy: json!({
             "apiVersion": "optipod.io/v1alpha1",
@@ -54,6 +67,61 @@ fn one(object: &Value) -> Result<Imported> {
         }),
         remarks: import.remarks,
     })
+}
+
+/// Kinds whose own labels OptiPod looks at, with their groups.
+const WATCHED: [(&str, &str); 7] = [
+    ("apps", "Deployment"),
+    ("apps", "StatefulSet"),
+    ("apps", "DaemonSet"),
+    ("apps", "ReplicaSet"),
+    ("batch", "Job"),
+    ("batch", "CronJob"),
+    ("argoproj.io", "Rollout"),
+];
+
+/// Fields of an autoscaler that something is made of, or said about.
+const KNOWN: [(&str, &[&str]); 6] = [
+    ("/spec", &["targetRef", "updatePolicy", "resourcePolicy", "recommenders", "startupBoost"]),
+    ("/spec/targetRef", &["apiVersion", "kind", "name"]),
+    ("/spec/updatePolicy", &["updateMode", "minReplicas", "evictionRequirements", "evictAfterOOMSeconds"]),
+    ("/spec/resourcePolicy", &["containerPolicies"]),
+    ("/spec/startupBoost", &["cpu"]),
+    ("/spec/startupBoost/cpu", &["type", "factor", "quantity", "durationSeconds"]),
+];
+
+/// The same of the policy of a container.
+const KNOWN_OF_CONTAINERS: [&str; 11] = [
+    "containerName",
+    "mode",
+    "minAllowed",
+    "maxAllowed",
+    "controlledResources",
+    "controlledValues",
+    "startupBoost",
+    "oomBumpUpRatio",
+    "oomMinBumpUp",
+    "memoryAggregationIntervalSeconds",
+    "memoryAggregationIntervalCount",
+];
+
+/// A name as the value of a label, which has at most 63 characters: a longer one is cut, and told apart by a number that
+/// is made of all of it (FNV-1a).
+fn label_value(name: &str) -> String {
+    if name.len() <= 63 {
+        return name.to_owned();
+    }
+    let hash = name.bytes().fold(0x811c_9dc5_u32, |hash, b| (hash ^ u32::from(b)).wrapping_mul(0x0100_0193));
+    let start: String = name.chars().take(54).collect();
+    format!("{start}-{hash:08x}")
+}
+
+fn name_of(policy: &Value) -> &str {
+    policy.get("containerName").and_then(Value::as_str).unwrap_or("*")
+}
+
+fn is_off(policy: &Value) -> bool {
+    policy.get("mode").and_then(Value::as_str) == Some("Off")
 }
 
 struct Import {
@@ -96,35 +164,22 @@ impl Import {
 
     /// Bounds, resources and limits. Returns the containers that are left alone.
     fn containers(&mut self, policies: &[Value]) -> Vec<Value> {
-        let name =
-            |policy: &Value| policy.get("containerName").and_then(Value::as_str).unwrap_or("*").to_owned();
-        let off = |policy: &Value| policy.get("mode").and_then(Value::as_str) == Some("Off");
-        if policies.iter().any(|p| name(p) == "*" && off(p)) {
-            self.remark("containerPolicies: mode Off for * with other containers on has no counterpart: the policy only recommends; list the containers to leave alone in selector.excludeContainers".to_owned());
+        let (off, on): (Vec<&Value>, Vec<&Value>) = policies.iter().partition(|policy| is_off(policy));
+        if off.iter().any(|policy| name_of(policy) == "*") {
+            let what = if on.is_empty() {
+                "mode Off for all containers: the policy only recommends"
+            } else {
+                "mode Off for * with other containers on has no counterpart: the policy only recommends; list the containers to leave alone in selector.excludeContainers"
+            };
+            self.remark(format!("containerPolicies: {what}"));
             self.spec.insert("mode".to_owned(), "Recommend".into());
         }
-        let excluded: Vec<Value> =
-            policies.iter().filter(|p| off(p) && name(p) != "*").map(|p| name(p).into()).collect();
-        let on: Vec<&Value> = policies.iter().filter(|p| !off(p)).collect();
         let bounds = self.bounds(&on);
         if !bounds.is_empty() {
             self.spec.insert("resourceBounds".to_owned(), bounds.into());
         }
-        for (field, meaning) in [("controlledResources", "resources"), ("controlledValues", "values")] {
-            let different = on.iter().any(|p| p.get(field) != on.first().and_then(|first| first.get(field)));
-            if different {
-                self.remark(format!("containerPolicies: {field} differs between containers: a policy has one answer for all, that of the first is taken for {meaning}"));
-            }
-        }
-        let first = on.first();
-        if let Some(resources) = first.and_then(|p| p.get("controlledResources")) {
-            self.update("resources", resources.clone());
-        }
-        if first.and_then(|p| p.get("controlledValues")).and_then(Value::as_str) != Some("RequestsOnly") {
-            self.update("updateRequestsOnly", false.into());
-            self.update("limits", json!({"cpu": {"type": "Ratio"}, "memory": {"type": "Ratio"}}));
-        }
-        for policy in on {
+        self.controlled(&on, off.iter().any(|policy| name_of(policy) == "*"));
+        for policy in &on {
             for field in [
                 "oomBumpUpRatio",
                 "oomMinBumpUp",
@@ -136,27 +191,73 @@ impl Import {
                 }
             }
         }
-        excluded
+        off.iter().map(|policy| name_of(policy)).filter(|name| *name != "*").map(Value::from).collect()
     }
 
-    /// `minAllowed` and `maxAllowed`. Those of the only policy are taken; of several, the widest.
-    fn bounds(&mut self, policies: &[&Value]) -> Map<String, Value> {
+    /// What is written: where containers differ, what changes least. Those without a policy of their own have the
+    /// autoscaler's defaults, unless `*` says otherwise.
+    fn controlled(&mut self, on: &[&Value], others_off: bool) {
+        let default = json!({});
+        let mut all = on.to_vec();
+        if !others_off && on.iter().all(|policy| name_of(policy) != "*") {
+            all.push(&default);
+        }
+        let resources = |policy: &&Value| match policy.get("controlledResources").and_then(Value::as_array) {
+            Some(list) => {
+                ["cpu", "memory"].into_iter().filter(|name| list.iter().any(|l| l == name)).collect()
+            }
+            None => vec!["cpu", "memory"],
+        };
+        let answers: Vec<Vec<&str>> = all.iter().map(resources).collect();
+        let common: Vec<&str> =
+            ["cpu", "memory"].into_iter().filter(|name| answers.iter().all(|a| a.contains(name))).collect();
+        if answers.iter().any(|answer| *answer != common) {
+            self.remark(format!(
+                "containerPolicies: controlledResources differs between containers: a policy has one answer for all, those that all have are taken ({})",
+                if common.is_empty() { "none: the policy only recommends".to_owned() } else { common.join(", ") }
+            ));
+        }
+        if common.is_empty() {
+            self.spec.insert("mode".to_owned(), "Recommend".into());
+        } else if common.len() == 1 {
+            self.update("resources", json!(common));
+        }
+        let requests_only =
+            |policy: &&Value| policy.get("controlledValues").and_then(Value::as_str) == Some("RequestsOnly");
+        if all.iter().any(requests_only) {
+            if !all.iter().all(requests_only) {
+                self.remark("containerPolicies: controlledValues differs between containers: a policy has one answer for all, limits stay".to_owned());
+            }
+        } else {
+            self.update("updateRequestsOnly", false.into());
+            self.update("limits", json!({"cpu": {"type": "Ratio"}, "memory": {"type": "Ratio"}}));
+        }
+    }
+
+    /// `minAllowed` and `maxAllowed`: those that `*` has and no container has otherwise. One for a named container would
+    /// bind all of them.
+    fn bounds(&mut self, on: &[&Value]) -> Map<String, Value> {
         let mut bounds = Map::new();
         for resource in ["cpu", "memory"] {
             let mut range = Map::new();
             for (theirs, ours) in [("minAllowed", "min"), ("maxAllowed", "max")] {
-                let given: Vec<Option<&Value>> =
-                    policies.iter().map(|p| p.get(theirs).and_then(|list| list.get(resource))).collect();
-                let Some(Some(first)) = given.first() else {
-                    if given.iter().any(Option::is_some) {
-                        self.remark(format!("containerPolicies: {theirs}.{resource} is not the same for all containers: no bound is set, since a policy has one for all"));
+                let of = |policy: &&Value| policy.get(theirs).and_then(|list| list.get(resource)).cloned();
+                let all = on.iter().find(|policy| name_of(policy) == "*").and_then(of);
+                match all.filter(|all| on.iter().all(|policy| of(policy).as_ref() == Some(all))) {
+                    Some(bound) => {
+                        range.insert(ours.to_owned(), bound);
                     }
-                    continue;
-                };
-                if given.iter().all(|other| *other == Some(first)) {
-                    range.insert(ours.to_owned(), (*first).clone());
-                } else {
-                    self.remark(format!("containerPolicies: {theirs}.{resource} is not the same for all containers: no bound is set, since a policy has one for all"));
+                    None if on.iter().any(|policy| of(policy).is_some()) => {
+                        let whose: Vec<_> = on
+                            .iter()
+                            .filter_map(|policy| Some(format!("{}: {}", name_of(policy), of(policy)?)))
+                            .collect();
+                        self.remark(format!(
+                            "containerPolicies: {theirs}.{resource} is not the same for all containers ({}): no bound is set, since a policy has one for all; set resourceBounds.{resource}.{ours} if one suits all",
+                            whose.join(", ")
+                        ));
+                    }
+                    None => {}
                 }
             }
             if !range.is_empty() {
@@ -164,6 +265,24 @@ impl Import {
             }
         }
         bounds
+    }
+
+    /// The boost of all containers, where they have one: that of `*`, else that of the object.
+    fn common_boost(&mut self, policies: &[Value], of_object: Option<&Value>) -> Option<Value> {
+        let of_all =
+            policies.iter().find(|policy| name_of(policy) == "*").and_then(|p| p.get("startupBoost"));
+        let common = of_all.or(of_object);
+        let mut agree = true;
+        for policy in policies.iter().filter(|policy| !is_off(policy)) {
+            if policy.get("startupBoost").is_some_and(|boost| Some(boost) != common) {
+                agree = false;
+                self.remark(format!(
+                    "startupBoost of container {} has no counterpart: a policy has one boost for all, and none is set",
+                    name_of(policy)
+                ));
+            }
+        }
+        common.filter(|_| agree).cloned()
     }
 
     fn boost(&mut self, boost: Option<&Value>) {
@@ -187,6 +306,35 @@ impl Import {
             _ => "Ready".to_owned(),
         };
         self.spec.insert("startup".to_owned(), json!({"boost": {"cpu": size}, "until": until}));
+    }
+
+    /// Names what a newer autoscaler may have, and what is misspelt.
+    fn unknown(&mut self, object: &Value, policies: &[Value]) {
+        let strange = |value: &Value, known: &[&str]| -> Vec<String> {
+            let names = value.as_object().into_iter().flatten().map(|(name, _)| name);
+            names.filter(|name| !known.contains(&name.as_str())).cloned().collect()
+        };
+        for (pointer, known) in KNOWN {
+            let path = pointer.trim_start_matches('/').replace('/', ".");
+            for name in object.pointer(pointer).map(|value| strange(value, known)).unwrap_or_default() {
+                self.remark(format!("{path}.{name} is not known: left out"));
+            }
+        }
+        for policy in policies {
+            for name in strange(policy, &KNOWN_OF_CONTAINERS) {
+                self.remark(format!(
+                    "containerPolicies: {name} of {} is not known: left out",
+                    name_of(policy)
+                ));
+            }
+            for list in ["minAllowed", "maxAllowed"] {
+                for name in policy.get(list).map(|l| strange(l, &["cpu", "memory"])).unwrap_or_default() {
+                    self.remark(format!(
+                        "containerPolicies: {list}.{name} has no counterpart: OptiPod sizes cpu and memory"
+                    ));
+                }
+            }
+        }
     }
 
     fn without_counterpart(&mut self, object: &Value) {
@@ -282,10 +430,84 @@ mod tests {
     fn bounds_that_differ_between_containers_are_not_guessed() {
         let imported = imported(
             "{targetRef: {kind: Deployment, name: front}, resourcePolicy: {containerPolicies: [
-                {containerName: a, minAllowed: {cpu: 50m}, maxAllowed: {memory: 1Gi}}, {containerName: b, maxAllowed: {memory: 1Gi}}]}}",
+                {containerName: '*', minAllowed: {cpu: 50m}, maxAllowed: {memory: 1Gi}}, {containerName: b, maxAllowed: {memory: 1Gi}}]}}",
         );
         assert_eq!(imported.policy["spec"]["resourceBounds"], json!({"memory": {"max": "1Gi"}}));
         assert!(says(&imported, "minAllowed.cpu is not the same"));
+    }
+
+    #[test]
+    fn what_is_for_one_container_does_not_bind_the_others() {
+        let imported = imported(
+            "{targetRef: {kind: Deployment, name: front}, resourcePolicy: {containerPolicies: [
+                {containerName: app, maxAllowed: {cpu: 100m}, controlledResources: [memory], controlledValues: RequestsOnly,
+                 startupBoost: {cpu: {type: Factor, factor: 2}}}]}}",
+        );
+        let spec = &imported.policy["spec"];
+        assert_eq!((spec.get("resourceBounds"), spec.get("startup")), (None, None));
+        assert_eq!(spec["updateStrategy"], json!({"allowRecreate": true, "resources": ["memory"]}));
+        for part in [
+            "maxAllowed.cpu is not the same for all containers (app: \"100m\")",
+            "startupBoost of container app",
+            "controlledResources differs",
+            "controlledValues differs",
+        ] {
+            assert!(says(&imported, part), "{part}: {:?}", imported.remarks);
+        }
+    }
+
+    #[test]
+    fn all_containers_off_is_not_some_containers_off() {
+        let policies = |list: &str| {
+            imported(&format!(
+                "{{targetRef: {{kind: Deployment, name: front}}, resourcePolicy: {{containerPolicies: [{list}]}}}}"
+            ))
+        };
+        let all = policies("{containerName: '*', mode: 'Off'}");
+        assert!(says(&all, "mode Off for all containers: the policy only recommends"), "{:?}", all.remarks);
+        assert_eq!(all.policy["spec"]["mode"], "Recommend");
+        let some = policies("{containerName: '*', mode: 'Off'}, {containerName: app}");
+        assert!(says(&some, "mode Off for * with other containers on"), "{:?}", some.remarks);
+    }
+
+    #[test]
+    fn kinds_whose_labels_are_not_looked_at_are_found_by_their_pods() {
+        for (target, by) in [
+            ("{apiVersion: v1, kind: ReplicationController, name: old}", "podSelector"),
+            ("{apiVersion: db.example.com/v1, kind: Cluster, name: pg}", "podSelector"),
+            ("{apiVersion: db.example.com/v1, kind: Deployment, name: odd}", "podSelector"),
+            ("{apiVersion: batch/v1, kind: CronJob, name: nightly}", "workloadSelector"),
+            ("{kind: DaemonSet, name: agent}", "workloadSelector"),
+        ] {
+            let imported = imported(&format!("{{targetRef: {target}}}"));
+            assert_eq!(
+                imported.policy["spec"]["selector"][by],
+                json!({"matchLabels": {LABEL: "web"}}),
+                "{target}"
+            );
+            assert_eq!(says(&imported, "label the pod template"), by == "podSelector", "{target}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_no_label_is_cut_and_stays_itself() {
+        let (long, other) = ("a".repeat(80), "a".repeat(81));
+        assert_eq!(label_value("web"), "web");
+        assert_eq!(label_value(&long).len(), 63);
+        assert_ne!(label_value(&long), label_value(&other));
+    }
+
+    #[test]
+    fn fields_that_nobody_knows_are_named() {
+        let imported = imported(
+            "{targetRef: {kind: Deployment, name: front}, updatePolcy: {}, updatePolicy: {updateMode: 'Off', someday: 1},
+              resourcePolicy: {containerPolicies: [{containerName: '*', maxAlowed: {cpu: 1}, minAllowed: {gpu: 1}}]}}",
+        );
+        for part in
+            ["spec.updatePolcy is not known", "spec.updatePolicy.someday", "maxAlowed of *", "minAllowed.gpu"]
+        {
+            assert!(says(&imported, part), "{part}: {:?}", imported.remarks);
+        }
     }
 
     #[test]

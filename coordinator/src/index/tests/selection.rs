@@ -93,6 +93,24 @@ fn only_some_namespaces_reach_beyond_themselves() {
 }
 
 #[test]
+fn a_policy_that_covers_only_what_is_never_touched_says_so() {
+    let mut index = index();
+    for (namespace, selector, told) in [
+        ("optipod-system", json!({}), true),
+        ("kube-system", json!({}), true),
+        ("optipod-system", json!({"namespaces": {"allow": ["kube-system", "optipod-system"]}}), true),
+        ("optipod-system", json!({"namespaces": {"allow": ["kube-system", "shop"]}}), false),
+        ("optipod-system", json!({"namespaceSelector": {}}), false),
+        ("platform", json!({}), false),
+    ] {
+        put_policy(&mut index, policy(namespace, "a", json!({"selector": selector.clone()})));
+        let warnings = &index.policy(&policy_key(namespace, "a")).unwrap().warnings;
+        let found = warnings.iter().any(|w| w.condition == "ProtectedNamespaceOnly");
+        assert_eq!(found, told, "{namespace} {selector}");
+    }
+}
+
+#[test]
 fn precedence_is_weight_then_specificity_then_age_then_name() {
     let spec = |weight: i32, selector: Value| json!({"weight": weight, "selector": selector});
     let labelled = || json!({"workloadSelector": {"matchLabels": {"tier": "front"}}});
@@ -174,6 +192,62 @@ fn what_the_owner_writes_counts_and_not_what_a_pod_says() {
 }
 
 #[test]
+fn while_the_owner_was_not_seen_nothing_it_may_have_said_is_passed_over() {
+    let held = |index: &Index| {
+        let of_default = index.select().by_policy[&policy_key("default", "a")].clone();
+        of_default.into_iter().map(|w| w.held.map(|held| held.by)).collect::<Vec<_>>()
+    };
+    let mut index = index();
+    put_policy(&mut index, policy("default", "a", json!({})));
+    put_pod(&mut index, pod("p", 1, owner("apps/v1", "ReplicaSet", "web-1")), 0);
+    assert_eq!(held(&index), [], "the workload itself is not known");
+    let set = replica_set("web-1", owner("apps/v1", "Deployment", "web"));
+    index.apply(Change::ReplicaSets(Delta::Apply(Box::new(set))), at(0));
+    assert_eq!(held(&index), [Some(HeldBy::OwnerUnknown)]);
+    let mut owned = deployment("web", json!({}));
+    owned.metadata.annotations = Some([(OPTIMIZE.to_owned(), "false".to_owned())].into());
+    index.apply(Change::Deployments(Delta::Apply(Box::new(owned))), at(1));
+    assert_eq!(held(&index), [Some(HeldBy::OptedOut)]);
+    index.apply(Change::Deployments(Delta::Apply(Box::new(deployment("web", json!({}))))), at(2));
+    assert_eq!(held(&index), [None]);
+    // kinds that are not watched have nothing to wait for
+    let custom = pod("pg-1", 2, owner("postgresql.cnpg.io/v1", "Cluster", "pg"));
+    put_pod(&mut index, custom, 3);
+    assert_eq!(held(&index), [None, None]);
+    put_pod(&mut index, pod("db-0", 3, owner("apps/v1", "StatefulSet", "db")), 4);
+    assert_eq!(held(&index), [None, None, Some(HeldBy::OwnerUnknown)]);
+}
+
+#[test]
+fn each_pod_of_an_owner_that_is_not_watched_is_asked() {
+    let mut index = index();
+    let put = |index: &mut Index, name: &str, number: u8, annotations: Value, labels: Value| {
+        let mut pod = pod(name, number, owner("postgresql.cnpg.io/v1", "Cluster", "pg"));
+        pod["metadata"]["annotations"] = annotations;
+        pod["metadata"]["labels"] = labels;
+        put_pod(index, pod, 0);
+    };
+    put_policy(&mut index, policy("default", "a", json!({})));
+    put(&mut index, "pg-1", 1, json!({}), json!({"tier": "db"}));
+    for (said, by, words) in [
+        (json!({OPTIMIZE: "false"}), Some(HeldBy::OptedOut), "\"false\""),
+        (json!({OPTIMIZE: "maybe"}), Some(HeldBy::AnnotationInvalid), "maybe"),
+        (json!({POLICY: "b"}), Some(HeldBy::AnnotationInvalid), "pg-1 says none, pg-2 says b"),
+        (json!({OPTIMIZE: "true"}), None, ""),
+    ] {
+        put(&mut index, "pg-2", 2, said.clone(), json!({"tier": "db"}));
+        let held = index.select().by_policy[&policy_key("default", "a")][0].held.clone();
+        assert_eq!(held.as_ref().map(|h| h.by), by, "{said}");
+        assert!(held.is_none_or(|h| h.message.contains(words)), "{said}");
+    }
+    let by_label = json!({"selector": {"workloadSelector": {"matchLabels": {"tier": "db"}}}});
+    put_policy(&mut index, policy("default", "a", by_label));
+    assert_eq!(selected(&index, "default", "a"), ["default/Cluster/pg"]);
+    put(&mut index, "pg-2", 2, json!({}), json!({"tier": "cache"}));
+    assert_eq!(selected(&index, "default", "a"), Vec::<String>::new(), "its pods do not agree");
+}
+
+#[test]
 fn enforced_bounds_hold_for_the_workloads_of_others() {
     let mut index = web();
     let bounds = json!({"enforced": true, "cpu": {"max": "2"}});
@@ -186,6 +260,9 @@ fn enforced_bounds_hold_for_the_workloads_of_others() {
     let own = &selection.by_policy[&policy_key("default", "a")][0];
     assert_eq!(own.enforced.len(), 1);
     assert_eq!(own.enforced[0].policy, "optipod-system/cluster");
+    let binds = (workload("Deployment", "web"), policy_key("default", "a"));
+    assert_eq!(selection.enforcing[&policy_key("optipod-system", "cluster")], [binds]);
+    assert!(selection.conflicts.is_empty(), "{:?}", selection.conflicts);
     let stated = own.policy(&optipod_common::policy::Policy::default()).enforced.clone();
     assert_eq!(stated, own.enforced);
     put_policy(&mut index, policy("default", "a", json!({"resourceBounds": bounds()})));

@@ -13,8 +13,31 @@ const NAMESPACES: [&str; 5] = ["optipod-system", "platform", "shop", "search", "
 struct Tenant {
     namespace: &'static str,
     name: String,
+    /// Its pods belong to a custom resource, else it is a pod without owner.
+    owned: bool,
+    pods: Vec<Said>,
+}
+
+/// Labels and annotations of one pod.
+#[derive(Clone, Debug)]
+struct Said {
     labels: Value,
     annotations: Value,
+}
+
+impl Tenant {
+    fn kind(&self) -> &'static str {
+        if self.owned { "Cluster" } else { "Pod" }
+    }
+
+    fn says(&self, annotation: &str, value: &str) -> bool {
+        self.pods.iter().any(|pod| pod.annotations.get(annotation).and_then(Value::as_str) == Some(value))
+    }
+
+    /// The policies that its pods choose, each once.
+    fn choices(&self) -> BTreeSet<Option<&str>> {
+        self.pods.iter().map(|pod| pod.annotations.get(POLICY).and_then(Value::as_str)).collect()
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -47,18 +70,24 @@ fn some_namespaces() -> impl Strategy<Value = Vec<&'static str>> {
 
 fn tenants() -> impl Strategy<Value = Vec<Tenant>> {
     let annotations = prop_oneof![
-        4 => Just(json!({})),
+        8 => Just(json!({})),
         1 => Just(json!({OPTIMIZE: "false"})),
-        1 => (0..6_usize).prop_map(|n| json!({POLICY: format!("p{n}")})),
+        1 => Just(json!({OPTIMIZE: "no"})),
+        1 => Just(json!({"optipod.io/optimise": "false"})),
+        2 => (0..6_usize).prop_map(|n| json!({POLICY: format!("p{n}")})),
     ];
-    let one = (select(NAMESPACES.to_vec()), labels(), annotations);
+    let pod = (labels(), annotations).prop_map(|(labels, annotations)| Said { labels, annotations });
+    // pods of one template say the same, but not while it changes
+    let pods = (prop::collection::vec(pod, 1..4), any::<bool>())
+        .prop_map(|(pods, alike)| if alike { vec![pods[0].clone(); pods.len()] } else { pods });
+    let one = (select(NAMESPACES.to_vec()), any::<bool>(), pods);
     prop::collection::vec(one, 1..8).prop_map(|all| {
         let all = all.into_iter().enumerate();
-        all.map(|(i, (namespace, labels, annotations))| Tenant {
+        all.map(|(i, (namespace, owned, pods))| Tenant {
             namespace,
             name: format!("w{i}"),
-            labels,
-            annotations,
+            owned: owned || pods.len() > 1,
+            pods,
         })
         .collect()
     })
@@ -71,7 +100,7 @@ fn policies() -> impl Strategy<Value = Vec<Written>> {
         prop::option::of(label_selector()),
         prop::option::of(some_namespaces()),
         prop::option::of(some_namespaces()),
-        any::<bool>(),
+        prop_oneof![Just(&[][..]), Just(&["Pod", "Deployment"][..]), Just(&["Pod", "Cluster"][..])],
     );
     let one = (select(NAMESPACES.to_vec()), selector, 0..3_i32, any::<bool>());
     prop::collection::vec(one, 0..6).prop_map(|all| {
@@ -93,8 +122,8 @@ fn policies() -> impl Strategy<Value = Vec<Written>> {
                         selector["namespaces"][key] = json!(list);
                     }
                 }
-                if kinds {
-                    selector["workloadKinds"] = json!(["Pod", "Deployment"]);
+                if !kinds.is_empty() {
+                    selector["workloadKinds"] = json!(kinds);
                 }
                 let mut spec = json!({"weight": weight, "selector": selector});
                 if enforced {
@@ -143,8 +172,9 @@ fn asks_for(policy: &Written, tenant: &Tenant) -> bool {
         && listed(policy, "allow", tenant.namespace) != Some(false)
         && (reaches || policy.namespace == tenant.namespace)
         && holds(selector.get("namespaceSelector"), &labels_of_namespace(tenant.namespace))
-        && holds(selector.get("workloadSelector"), &tenant.labels)
-        && holds(selector.get("podSelector"), &tenant.labels)
+        && selector["workloadKinds"].as_array().is_none_or(|kinds| kinds.iter().any(|k| k == tenant.kind()))
+        && tenant.pods.iter().all(|pod| holds(selector.get("workloadSelector"), &pod.labels))
+        && tenant.pods.iter().any(|pod| holds(selector.get("podSelector"), &pod.labels))
 }
 
 fn cluster(tenants: &[Tenant], policies: &[Written]) -> Index {
@@ -154,11 +184,15 @@ fn cluster(tenants: &[Tenant], policies: &[Written]) -> Index {
             object(json!({"metadata": {"name": namespace, "labels": labels_of_namespace(namespace)}}));
         index.apply(Change::Namespaces(Delta::Apply(Box::new(object))), at(0));
     }
-    for (i, tenant) in tenants.iter().enumerate() {
-        let mut pod = pod(&tenant.name, u8::try_from(i).unwrap(), json!([]));
+    let pods = tenants.iter().flat_map(|t| std::iter::repeat(t).zip(t.pods.iter().enumerate()));
+    for (number, (tenant, (i, said))) in (0..).zip(pods) {
+        let owners =
+            if tenant.owned { owner("db.example.com/v1", "Cluster", &tenant.name) } else { json!([]) };
+        let name = if tenant.owned { format!("{}-{i}", tenant.name) } else { tenant.name.clone() };
+        let mut pod = pod(&name, number, owners);
         pod["metadata"]["namespace"] = tenant.namespace.into();
-        pod["metadata"]["labels"] = tenant.labels.clone();
-        pod["metadata"]["annotations"] = tenant.annotations.clone();
+        pod["metadata"]["labels"] = said.labels.clone();
+        pod["metadata"]["annotations"] = said.annotations.clone();
         put_pod(&mut index, pod, 0);
     }
     for written in policies {
@@ -188,7 +222,7 @@ proptest! {
                 }
             }
         }
-        for (key, lost) in &selection.conflicts {
+        for (key, lost) in selection.conflicts.iter().chain(&selection.enforcing) {
             for (workload, _) in lost {
                 prop_assert!(workload.namespace == key.namespace || CLUSTER.contains(&key.namespace.as_str()));
             }
@@ -216,13 +250,17 @@ proptest! {
             let losers: BTreeSet<&PolicyKey> = selection
                 .conflicts
                 .iter()
+                .chain(&selection.enforcing)
                 .filter(|(_, lost)| lost.iter().any(|(w, _)| is(w)))
                 .map(|(key, _)| key)
                 .collect();
             prop_assert_eq!(winners.len(), usize::from(!asking.is_empty()), "{:?} {:?}", tenant, asking);
             let both: BTreeSet<&PolicyKey> = losers.iter().copied().chain(winners.iter().copied()).collect();
             prop_assert_eq!(both, asking.iter().collect::<BTreeSet<_>>());
-            let chosen = tenant.annotations.get(POLICY).and_then(Value::as_str);
+            let choices = tenant.choices();
+            let opted_out = tenant.says(OPTIMIZE, "false");
+            let unclear = tenant.says(OPTIMIZE, "no") || tenant.says("optipod.io/optimise", "false") || choices.len() > 1;
+            let chosen = choices.first().copied().flatten().filter(|_| !opted_out && !unclear);
             for winner in winners {
                 let weight = |key: &PolicyKey| find(&policies, key).spec["weight"].as_i64();
                 let named = asking.iter().any(|key| Some(key.name.as_str()) == chosen);
@@ -232,10 +270,12 @@ proptest! {
                     prop_assert!(losers.iter().all(|loser| weight(loser) <= weight(winner)));
                 }
                 let held = selection.by_policy[winner].iter().find(|w| is(&w.workload)).unwrap().held.as_ref();
-                let expected = match (tenant.annotations.get(OPTIMIZE), chosen) {
-                    (Some(_), _) => Some(HeldBy::OptedOut),
-                    (None, Some(_)) if !named => Some(HeldBy::PolicyNotFound),
-                    _ => None,
+                let expected = if opted_out {
+                    Some(HeldBy::OptedOut)
+                } else if unclear {
+                    Some(HeldBy::AnnotationInvalid)
+                } else {
+                    chosen.filter(|_| !named).map(|_| HeldBy::PolicyNotFound)
                 };
                 prop_assert_eq!(held.map(|h| h.by), expected);
             }
