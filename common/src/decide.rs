@@ -188,8 +188,7 @@ fn plan_guard(policy: &Policy, plan: &Plan, grounds: &Grounds, at: &Circumstance
 /// Some pods try a change first: these may change, or the others were watched long enough.
 fn canary_waits(policy: &Policy, at: &Circumstances) -> Option<String> {
     let (canary, progress) = (policy.update.canary?, at.canary?);
-    let share = u64::from(canary.share.thousandths());
-    let first = (progress.pods * share).div_ceil(1000).max(1);
+    let first = canary.first_of(progress.pods);
     if progress.changed < first {
         return None;
     }

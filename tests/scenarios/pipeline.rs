@@ -349,6 +349,45 @@ fn no_more_resizes_are_under_way_than_the_policy_allows() {
     assert_eq!(world.requests.len(), 3);
 }
 
+#[test]
+fn container_killed_for_memory_does_not_wait_for_a_slot() {
+    let mut world = World::new();
+    world.policy("default", "p", &json!({"updateStrategy": {"maxConcurrentResizes": 1}}));
+    let over_asking = world.deployment("default", "web", &too_much(), LITTLE);
+    let killed = world.deployment("default", "db", &resources(("24m", "20Mi"), ("1", "64Mi")), LITTLE);
+    world.kubelet = Box::new(|_| Reaction::Ignored);
+    world.run(seconds(100));
+    let asked = |world: &World| -> Vec<String> {
+        world.requests.iter().map(|(_, request)| request.action.pod.name.clone()).collect()
+    };
+    assert_eq!(asked(&world), [over_asking.as_str()]);
+    world.kill_for_memory(&killed);
+    world.run(seconds(40));
+    assert_eq!(asked(&world), [over_asking.as_str(), killed.as_str()], "{:?}", world.plans());
+}
+
+#[test]
+fn one_canary_tries_the_change_before_the_others() {
+    let mut world = World::new();
+    let canary = json!({"share": "10%", "observe": "5m"});
+    world.policy("default", "p", &json!({"updateStrategy": {"canary": canary}}));
+    let first = world.deployment("default", "web", &too_much(), LITTLE);
+    for _ in 0..4 {
+        world.pod_of("default", "web", &too_much(), LITTLE);
+    }
+    world.kubelet = Box::new(|_| Reaction::Ignored);
+    world.run(seconds(120));
+    let asked: Vec<&str> = world.requests.iter().map(|(_, r)| r.action.pod.name.as_str()).collect();
+    assert_eq!(asked, [first.as_str()], "while its resize is under way");
+    assert_eq!(world.workload("default", "p").reason, "ResizeInFlight");
+    world.finish(&first);
+    world.kubelet = Box::new(|_| Reaction::Done);
+    world.run(seconds(240));
+    assert_eq!(world.requests.len(), 1, "while it is watched");
+    world.run(seconds(120));
+    assert_eq!(world.requests.len(), 5);
+}
+
 // ---------------------------------------------------------------------------------------------------------------------
 // What becomes of it
 

@@ -119,9 +119,9 @@ pub struct Followed {
 pub struct CanaryProgress {
     /// Pods of the workload.
     pub pods: u64,
-    /// Pods that have the new size.
+    /// Pods that have the new size, or are on their way to it.
     pub changed: u64,
-    /// Since when the last of them has it.
+    /// Since when as many have it as try it first.
     pub since: Option<Timestamp>,
 }
 

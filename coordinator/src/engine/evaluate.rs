@@ -192,14 +192,14 @@ impl Engine {
         let policy = &*workload.policy(policy);
         let mut sizing = Sizer::new(self, policy, selector, workload, turn.loads, now);
         let sized: Vec<SizedPod> = workload.pods.iter().filter_map(|pod| sizing.size(pod)).collect();
-        let shared = Circumstances {
+        let mut shared = Circumstances {
             dry_run: self.dry_run(),
             shadow: turn.shadow.clone(),
             starting: turn.starting,
             clock_jumped: self.jumped.is_some_and(|at| now.since(at) < policy.reconciliation_interval),
             breaker: self.breaker.open(now),
             hpa: self.index.hpa_resources(&workload.workload),
-            canary: canary(policy, &sized),
+            canary: canary(policy, &sized, |uid| self.resizes.in_flight(uid), now),
             owner_progressing: is_progressing(&workload.workload, &sized),
             runtime_classes: RUNTIME_CLASSES.map(str::to_owned).to_vec(),
             ready_pods: u32::try_from(sized.iter().filter(|pod| pod.facts.ready).count()).ok(),
@@ -219,7 +219,12 @@ impl Engine {
                 None => decide(policy, &facts, &sizes, &circumstances),
             };
             if matches!(decision, Decision::Resize { .. }) {
-                turn.free -= 1;
+                // an emergency is decided without a free slot
+                turn.free = turn.free.saturating_sub(1);
+                if let Some(canary) = &mut shared.canary {
+                    canary.changed += 1;
+                    canary.since = canary.since.or(Some(now));
+                }
             }
             let progress = self.resizes.state(&facts.uid).cloned();
             let backoff = circumstances.backoff.filter(|backoff| backoff.until > now);
@@ -276,9 +281,15 @@ fn held_back(held: &Held) -> Decision {
     Decision::Hold { held: vec![Hold::of_pod(reason, held.message.clone())], would: None }
 }
 
-/// How many pods have the recommended size, and since when; only where some pods try a change first.
-fn canary(policy: &Policy, pods: &[SizedPod]) -> Option<CanaryProgress> {
-    policy.update.canary?;
+/// How many pods have the recommended size or are on their way to it, and since when; only where some pods try a change
+/// first.
+fn canary(
+    policy: &Policy,
+    pods: &[SizedPod],
+    in_flight: impl Fn(&str) -> bool,
+    now: Timestamp,
+) -> Option<CanaryProgress> {
+    let canary = policy.update.canary?;
     let least = u64::from(policy.update.min_change.thousandths());
     let near = |from: Option<u64>, to: Option<u64>| match (from, to) {
         (Some(from), Some(to)) => from.abs_diff(to).saturating_mul(1000) < from.saturating_mul(least.max(1)),
@@ -294,16 +305,24 @@ fn canary(policy: &Policy, pods: &[SizedPod]) -> Option<CanaryProgress> {
             })
         })
     };
-    let changed: Vec<&SizedPod> = pods.iter().filter(has_its_size).collect();
+    // a step of several is watched as well, before the others follow
+    let resized = |pod: &&SizedPod| pod.facts.last_resize.is_some_and(|at| now.since(at) < canary.observe);
+    let changed: Vec<&SizedPod> = pods
+        .iter()
+        .filter(|pod| in_flight(&pod.facts.uid) || resized(pod) || has_its_size(pod))
+        .collect();
     let since = |pod: &&SizedPod| {
         let started = pod.facts.containers.iter().filter_map(|c| c.started).max();
-        pod.facts.last_resize.or(started)
+        if in_flight(&pod.facts.uid) { Some(now) } else { pod.facts.last_resize.or(started) }
     };
     let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
+    let first = usize::try_from(canary.first_of(count(pods.len()))).unwrap_or(usize::MAX);
+    let mut times: Vec<Timestamp> = changed.iter().filter_map(since).collect();
+    times.sort_unstable();
     Some(CanaryProgress {
         pods: count(pods.len()),
         changed: count(changed.len()),
-        since: changed.iter().filter_map(since).max(),
+        since: times.get(first - 1).copied(),
     })
 }
 

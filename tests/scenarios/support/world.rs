@@ -285,6 +285,11 @@ impl World {
         self.engine.on_change(Change::Pods(applied(&self.pods[pod].json)), self.now);
     }
 
+    /// The kernel kills the container for memory; it goes on at once.
+    pub fn kill_for_memory(&self, pod: &str) {
+        fs::write(self.pods[pod].cgroup.join("memory.events"), "oom 1\noom_kill 1\n").unwrap();
+    }
+
     /// The pod is gone, with its cgroup.
     pub fn delete(&mut self, pod: &str) {
         let gone = self.pods.remove(pod).unwrap();
