@@ -8,6 +8,7 @@ mod evidence;
 mod history;
 mod oom;
 mod recent;
+mod throttle;
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -25,6 +26,7 @@ pub use evidence::{ByLength, Evidence, Hottest, Others, Recent};
 pub use history::{FINE_SLOT, History};
 pub use oom::OomEvidence;
 pub use recent::PodUse;
+pub use throttle::{THROTTLED, ThrottleEvidence};
 
 /// What makes pods of one workload unlike: evidence is kept for each apart.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
