@@ -59,7 +59,7 @@ struct Turn<'a> {
     /// Resizes that may still be started.
     free: usize,
     /// What the pods of each node ask for.
-    loads: &'a HashMap<String, NodeLoad>,
+    loads: &'a mut HashMap<String, NodeLoad>,
     /// Agents may still replay to a new leader.
     starting: bool,
     /// Why the strategy only shows what it would do.
@@ -91,10 +91,10 @@ impl Engine {
             self.swept = true;
             effects.push(Effect::SweepRecommendations(Box::new(self.kept(&selection))));
         }
-        let loads = self.index.node_loads();
+        let mut loads = self.index.node_loads();
         for key in due {
             let started = Instant::now();
-            effects.extend(self.evaluate(&key, (&selection, &loads), starting, now));
+            effects.extend(self.evaluate(&key, (&selection, &mut loads), starting, now));
             let name = key.to_string();
             self.metrics
                 .reconciliation_seconds
@@ -132,7 +132,7 @@ impl Engine {
     fn evaluate(
         &mut self,
         key: &PolicyKey,
-        (selection, loads): (&Selection, &HashMap<String, NodeLoad>),
+        (selection, loads): (&Selection, &mut HashMap<String, NodeLoad>),
         starting: bool,
         now: Timestamp,
     ) -> Vec<Effect> {
@@ -206,7 +206,11 @@ impl Engine {
             ..Circumstances::at(now)
         };
         let mut pods = Vec::new();
-        for SizedPod { facts, sizes } in sized {
+        for SizedPod { mut facts, sizes } in sized {
+            if let Some(node) = &mut facts.node {
+                // less what was decided for the pods before this one
+                node.free = turn.loads.get(&node.name).and_then(|load| load.free(node.allocatable));
+            }
             let circumstances = Circumstances {
                 protected_namespace: self.protected(&facts.namespace),
                 in_flight: self.resizes.in_flight(&facts.uid),
@@ -218,7 +222,11 @@ impl Engine {
                 Some(held) => held_back(held),
                 None => decide(policy, &facts, &sizes, &circumstances),
             };
-            if matches!(decision, Decision::Resize { .. }) {
+            if let Decision::Resize { plan, .. } = &decision {
+                if let Some(load) = facts.node.as_ref().and_then(|node| turn.loads.get_mut(&node.name)) {
+                    let (cpu, memory) = plan.request_growth();
+                    load.take(u64::try_from(cpu).unwrap_or(0), u64::try_from(memory).unwrap_or(0));
+                }
                 // an emergency is decided without a free slot
                 turn.free = turn.free.saturating_sub(1);
                 if let Some(canary) = &mut shared.canary {
@@ -307,10 +315,8 @@ fn canary(
     };
     // a step of several is watched as well, before the others follow
     let resized = |pod: &&SizedPod| pod.facts.last_resize.is_some_and(|at| now.since(at) < canary.observe);
-    let changed: Vec<&SizedPod> = pods
-        .iter()
-        .filter(|pod| in_flight(&pod.facts.uid) || resized(pod) || has_its_size(pod))
-        .collect();
+    let changed: Vec<&SizedPod> =
+        pods.iter().filter(|pod| in_flight(&pod.facts.uid) || resized(pod) || has_its_size(pod)).collect();
     let since = |pod: &&SizedPod| {
         let started = pod.facts.containers.iter().filter_map(|c| c.started).max();
         if in_flight(&pod.facts.uid) { Some(now) } else { pod.facts.last_resize.or(started) }

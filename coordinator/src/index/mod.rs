@@ -139,13 +139,33 @@ pub struct NodeLoad {
 }
 
 impl NodeLoad {
+    /// As the scheduler counts: while a resize is under way what is asked for, allocated and actual, whichever is most; of
+    /// one that the kubelet will never do, not what is asked for. Init containers run before the others.
     fn add(&mut self, pod: &PodFacts) {
-        let each = pod.containers.iter().map(|container| container.desired.requests);
-        for amounts in each.chain([pod.overhead]) {
-            let cpu = self.requests.cpu.unwrap_or_default().0 + amounts.cpu.unwrap_or_default().0;
-            let memory = self.requests.memory.unwrap_or_default().0 + amounts.memory.unwrap_or_default().0;
-            self.requests = Amounts { cpu: Some(MilliCpu(cpu)), memory: Some(Bytes(memory)) };
+        let infeasible = pod.pending.as_ref().is_some_and(|pending| pending.reason == "Infeasible");
+        let (mut cpu, mut memory) = (0, 0);
+        for container in &pod.containers {
+            let asked = (!infeasible).then_some(container.desired.requests);
+            let taken = [asked, container.allocated, container.actual.map(|actual| actual.requests)];
+            let taken = taken.into_iter().flatten();
+            cpu += taken.clone().filter_map(|amounts| amounts.cpu).max().unwrap_or_default().0;
+            memory += taken.filter_map(|amounts| amounts.memory).max().unwrap_or_default().0;
         }
+        for init in &pod.init {
+            cpu = cpu.max(init.resources.requests.cpu.unwrap_or_default().0);
+            memory = memory.max(init.resources.requests.memory.unwrap_or_default().0);
+        }
+        self.take(cpu, memory);
+        self.take(pod.overhead.cpu.unwrap_or_default().0, pod.overhead.memory.unwrap_or_default().0);
+    }
+
+    /// More is asked for: millicores and bytes.
+    pub fn take(&mut self, cpu: u64, memory: u64) {
+        let Amounts { cpu: before, memory: memory_before } = self.requests;
+        self.requests = Amounts {
+            cpu: Some(MilliCpu(before.unwrap_or_default().0.saturating_add(cpu))),
+            memory: Some(Bytes(memory_before.unwrap_or_default().0.saturating_add(memory))),
+        };
     }
 
     /// What is left of what a node has to give; `None` where that is not known.
