@@ -124,7 +124,71 @@ fn throttled_container_grows_up_to_its_kept_limit() {
     let demand = Demand { millicores: 1000, memory: 100 * MEBIBYTE };
     world.deployment("default", "web", &resources(("100m", "120Mi"), ("200m", "1Gi")), demand);
     world.run(seconds(300));
+    // all that was seen used, and no further: a request lifts no throttling
     assert_eq!(world.plans(), ["app: cpu request 100m > 200m"]);
+    let recommended = &world.recommendations.values().next().unwrap().containers[0];
+    let last = recommended.steps.as_ref().unwrap().cpu.last().unwrap();
+    assert_eq!(last.step, "throttled by the kept limit");
+    assert!(last.detail.contains("declare a higher limit"), "{}", last.detail);
+}
+
+#[test]
+fn bursts_that_throttle_raise_the_limit_once() {
+    let mut world = World::new();
+    let limits = json!({"cpu": {"type": "Ratio"}, "memory": {"type": "Keep"}});
+    let strategy = json!({"updateRequestsOnly": false, "limits": limits, "cooldown": "1m"});
+    let metrics = json!({"rollingWindow": "30m"});
+    world.policy("default", "p", &json!({"updateStrategy": strategy, "metricsConfig": metrics}));
+    let calm = Demand { millicores: 30, memory: 100 * MEBIBYTE };
+    let pod = world.deployment("default", "web", &resources(("100m", "120Mi"), ("200m", "1Gi")), calm);
+    world.run(seconds(1800));
+    // less than one second in ten: no percentile that is asked for sees it
+    for _ in 0..12 {
+        world.demand(&pod, Demand { millicores: 250, ..calm });
+        world.run(seconds(40));
+        world.demand(&pod, calm);
+        world.run(seconds(560));
+    }
+    let plans = world.plans();
+    let limits: Vec<&str> = plans.iter().filter_map(|plan| plan.rsplit(" > ").next()).collect();
+    assert_eq!(limits, ["80m", "120m", "180m", "270m"], "{plans:?}");
+    assert!(world.requests[3].0 < seconds(3600), "two hours without a change");
+}
+
+#[test]
+fn start_raises_the_limit_and_its_end_takes_it_back() {
+    let mut world = World::new();
+    let startup = json!({"boost": {"cpu": "2x"}, "until": "90s"});
+    world.policy("default", "p", &json!({"startup": startup}));
+    let pod = world.deployment(
+        "default",
+        "web",
+        &resources(("100m", "120Mi"), ("200m", "1Gi")),
+        Demand { millicores: 80, memory: 100 * MEBIBYTE },
+    );
+    world.run(seconds(100));
+    assert!(world.plans().is_empty(), "without a start nothing is known of: {:?}", world.plans());
+    let sibling = world.pod_of(
+        "default",
+        "web",
+        &resources(("100m", "120Mi"), ("200m", "1Gi")),
+        Demand { millicores: 80, memory: 100 * MEBIBYTE },
+    );
+    world.change(&sibling, |json| {
+        json["status"]["containerStatuses"][0]["state"] =
+            json!({"running": {"startedAt": "2027-01-15T08:01:40Z"}});
+    });
+    world.run(seconds(200));
+    assert_eq!(
+        world.plans(),
+        ["app: cpu limit 200m > 400m", "app: cpu request 100m > 96m, cpu limit 400m > 200m"]
+    );
+    assert!(
+        world.requests.iter().all(|(_, request)| request.action.pod.name == sibling),
+        "{pod} has started"
+    );
+    let ended = world.requests[1].0;
+    assert!((seconds(190)..seconds(215)).contains(&ended), "{ended:?}");
 }
 
 #[test]
