@@ -137,6 +137,11 @@ impl Store {
         self.histories.get(key)?.get(variant)?.pod(pod)
     }
 
+    /// Uid and highest working set (units of 64 KiB) in the last hour of every pod, once for each of its containers.
+    pub fn memory_peaks(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.histories.values().flat_map(BTreeMap::values).flat_map(History::memory_peaks_of_pods)
+    }
+
     /// Number of containers with data.
     pub fn len(&self) -> usize {
         self.histories.len()

@@ -233,6 +233,11 @@ impl History {
         self.pods.of(pod)
     }
 
+    /// Uid and highest working set of every pod in the last hour.
+    pub(super) fn memory_peaks_of_pods(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.pods.peaks().map(|(pod, _, memory)| (pod, memory))
+    }
+
     /// It was seen in this hour of the day (UTC) within the hour ring.
     pub(super) fn was_seen_at(&self, hour: i64) -> bool {
         self.cpu_peaks.hours().iter().any(|(slot, _)| slot.rem_euclid(24) == hour)

@@ -1,9 +1,11 @@
 //! Evaluates the policies that are due: evidence, sizes, decisions, requests, status.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
-use optipod_common::decide::{Backoff, CanaryProgress, Circumstances, Decision, Hold, Plan, Reason, decide};
+use optipod_common::decide::{
+    Backoff, CanaryProgress, Circumstances, Decision, Hold, Plan, Reason, RestartDebt, decide,
+};
 use optipod_common::ident::WorkloadRef;
 use optipod_common::policy::{Mode, Policy};
 use optipod_common::progress::Progress;
@@ -13,7 +15,7 @@ use optipod_common::time::Timestamp;
 
 use super::resizes::{Purpose, Subject};
 use super::sizes::{SizedPod, Sizer};
-use super::{Effect, Engine, Kept, PolicyState, Request, version};
+use super::{Effect, Engine, Kept, PolicyState, Request, lent, version};
 use crate::api::convert::Selector;
 use crate::apply::Action;
 use crate::index::{Held, HeldBy, NodeLoad, PodKey, PolicyEntry, PolicyKey, SelectedWorkload, Selection};
@@ -60,6 +62,8 @@ struct Turn<'a> {
     free: usize,
     /// What the pods of each node ask for.
     loads: &'a mut HashMap<String, NodeLoad>,
+    /// What replacements would ask for beyond what runs, by class of nodes.
+    debts: &'a BTreeMap<String, RestartDebt>,
     /// Agents may still replay to a new leader.
     starting: bool,
     /// Why the strategy only shows what it would do.
@@ -91,10 +95,14 @@ impl Engine {
             self.swept = true;
             effects.push(Effect::SweepRecommendations(Box::new(self.kept(&selection))));
         }
-        let mut loads = self.index.node_loads();
+        let peaks = self.usage.memory_peaks();
+        let mut loads = self.index.node_loads(|uid| peaks.get(uid).copied().unwrap_or_default());
+        drop(peaks);
+        let debts = lent::debts(self.index.nodes(), &loads);
+        self.metrics.show_debts(&debts);
         for key in due {
             let started = Instant::now();
-            effects.extend(self.evaluate(&key, (&selection, &mut loads), starting, now));
+            effects.extend(self.evaluate(&key, (&selection, &mut loads, &debts), starting, now));
             let name = key.to_string();
             self.metrics
                 .reconciliation_seconds
@@ -132,7 +140,11 @@ impl Engine {
     fn evaluate(
         &mut self,
         key: &PolicyKey,
-        (selection, loads): (&Selection, &mut HashMap<String, NodeLoad>),
+        (selection, loads, debts): (
+            &Selection,
+            &mut HashMap<String, NodeLoad>,
+            &BTreeMap<String, RestartDebt>,
+        ),
         starting: bool,
         now: Timestamp,
     ) -> Vec<Effect> {
@@ -147,7 +159,7 @@ impl Engine {
                 let free = limit.saturating_sub(self.resizes.in_flight_of(key));
                 let said = self.policies.get(key).and_then(|state| state.written.as_ref());
                 let shadow = version::shadow(policy, said.map_or(&entry.status, |(status, _)| status));
-                let mut turn = Turn { free, loads, starting, shadow, now };
+                let mut turn = Turn { free, loads, debts, starting, shadow, now };
                 for workload in workloads {
                     self.usage.set_startup(&workload.workload, policy.startup.until);
                 }
@@ -216,6 +228,7 @@ impl Engine {
                 in_flight: self.resizes.in_flight(&facts.uid),
                 slot_free: turn.free > 0,
                 backoff: self.resizes.backoff(&facts.uid).cloned(),
+                restart_debt: facts.node.as_ref().and_then(|node| turn.debts.get(&node.class)).copied(),
                 ..shared.clone()
             };
             let decision = match &workload.held {

@@ -65,8 +65,7 @@ impl<'a> Sizer<'a> {
         if let Some(node) = &mut facts.node
             && let Some(load) = self.loads.get(&node.name)
         {
-            node.free = load.free(node.allocatable);
-            node.admitting = load.admitting.clone();
+            super::lent::complete(node, load, &self.engine.shrunk, self.now);
         }
         facts.boosted = facts.last_resize.is_some_and(|at| {
             let before = at - TAKING_BACK;

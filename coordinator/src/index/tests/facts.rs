@@ -192,7 +192,7 @@ fn a_node_is_loaded_as_the_scheduler_counts() {
     status["resources"] = resources("300m", "128Mi");
     let load = |index: &mut Index, pod: Value| {
         put_pod(index, pod, 0);
-        let requests = index.node_loads()["n1"].requests;
+        let requests = index.node_loads(|_| Bytes(0))["n1"].requests;
         (requests.cpu.unwrap().to_string(), requests.memory.unwrap().to_string())
     };
     assert_eq!(load(&mut index, resized.clone()), ("500m".to_owned(), "256Mi".to_owned()));
@@ -202,6 +202,23 @@ fn a_node_is_loaded_as_the_scheduler_counts() {
     resized["status"]["conditions"] =
         json!([{"type": "PodResizePending", "status": "True", "reason": "Infeasible"}]);
     assert_eq!(load(&mut index, resized), ("500m".to_owned(), "256Mi".to_owned()));
+}
+
+#[test]
+fn a_volume_in_memory_without_a_size_is_as_large_as_the_limit() {
+    let of = |empty_dir: Value| {
+        let mut index = index();
+        let mut pod = pod("p", 1, json!([]));
+        pod["spec"]["volumes"] = json!([{"name": "v", "emptyDir": empty_dir}]);
+        let container = &mut pod["spec"]["containers"][0];
+        container["volumeMounts"] = json!([{"name": "v", "mountPath": "/v"}]);
+        container["resources"]["limits"] = json!({"memory": "1Gi"});
+        put_pod(&mut index, pod, 0);
+        index.facts(&key("p")).unwrap().containers[0].tmpfs
+    };
+    assert_eq!(of(json!({"medium": "Memory", "sizeLimit": "64Mi"})), Bytes::from_mebibytes(64));
+    assert_eq!(of(json!({"medium": "Memory"})), Bytes::from_mebibytes(1024));
+    assert_eq!(of(json!({})), Bytes(0));
 }
 
 #[test]
