@@ -13,8 +13,10 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::policy::{Mode, Policy, allowed_now};
+use crate::quantity::{Bytes, MilliCpu};
 use crate::recommend::{ContainerRecommendation, EvidenceSummary, StepKind};
-use crate::resources::{ContainerFacts, PodFacts, QosClass, Resource, Resources};
+use crate::resources::{Amounts, ContainerFacts, PodFacts, QosClass, Resource, Resources};
+use crate::store::THROTTLED;
 
 pub use circumstances::{Backoff, CanaryProgress, Circumstances, Followed, RestartDebt};
 pub use plan::{ContainerChange, Direction, Plan, Recall, ReplacementSize};
@@ -22,7 +24,7 @@ pub use pod::SYSTEM_CRITICAL_PRIORITY;
 pub use reason::{Hold, Reason};
 pub use rollback::{Aftermath, Baseline, RollbackVerdict, rollback};
 
-use plan::first_step;
+use plan::{first_step, raises_harmed};
 use resource::Subject;
 
 /// What to do with a pod.
@@ -112,31 +114,41 @@ pub fn decide(
     let qos = pod.qos_class();
     let mut held = Vec::new();
     let mut wanted: Vec<(&ContainerFacts, Resources)> = Vec::new();
+    let mut pressing: Vec<(&ContainerFacts, Resources)> = Vec::new();
+    let mut free = pod.node.as_ref().and_then(|node| node.free);
     for container in &pod.containers {
         let Some(size) = sizes.iter().find(|s| s.container == container.name) else { continue };
-        let mut to = Resources::default();
+        let (mut to, mut now) = (Resources::default(), Resources::default());
         for resource in [Resource::Cpu, Resource::Memory] {
-            match (Subject { policy, pod, container, size, at, qos, resource }).change() {
-                Ok(change) => to = to.overlaid(change),
+            match (Subject { policy, pod, container, size, at, qos, resource, free }).change() {
+                Ok(change) => {
+                    to = to.overlaid(change);
+                    if is_urgent(size, resource) {
+                        now = now.overlaid(change);
+                    }
+                    free = free.map(|free| less(free, container.desired.requests, change.requests));
+                }
                 Err(refusal) => held.push(refusal),
             }
         }
-        if !to.is_empty() {
-            wanted.push((container, to));
-        }
+        wanted.push((container, to));
+        pressing.push((container, now));
     }
-    let urgent = sizes.iter().any(is_urgent);
-    let Some(plan) = first_step(&wanted, urgent) else {
+    let emergency = raises_harmed(&pressing);
+    let Some(plan) = emergency.clone().or_else(|| first_step(&wanted)) else {
         if held.is_empty() {
             held.push(Hold::of_pod(Reason::NoData, "no container of the pod has a recommendation"));
         }
         return Decision::Hold { held, would: None };
     };
-    if let Some(hold) = qos_guard(pod, &plan, qos) {
-        held.push(hold);
-        return Decision::Hold { held, would: None };
-    }
-    let grounds = grounds(pod, &plan, sizes, at);
+    let plan = match within_class(pod, plan, qos) {
+        Ok(plan) => plan,
+        Err(hold) => {
+            held.push(hold);
+            return Decision::Hold { held, would: None };
+        }
+    };
+    let grounds = Grounds { emergency: emergency.is_some(), ..grounds(pod, &plan, sizes, at) };
     if let Some(hold) = plan_guard(policy, &plan, &grounds, at) {
         held.insert(0, hold);
         return Decision::Hold { held, would: Some(plan) };
@@ -162,13 +174,14 @@ fn plan_guard(policy: &Policy, plan: &Plan, grounds: &Grounds, at: &Circumstance
     if at.dry_run || policy.dry_run {
         return would(Reason::DryRun);
     }
+    // to wait does harm: neither an upgrade of ours nor a budget keeps it waiting
+    if grounds.emergency {
+        return None;
+    }
     if let Some(shadow) = &at.shadow {
         return Some(Hold::of_pod(Reason::StrategyShadow, format!("{shadow}; it would change {plan}")));
     }
     let decrease = plan.direction == Direction::Decrease;
-    if grounds.emergency {
-        return None;
-    }
     if !allowed_now(&policy.update.windows, decrease, at.now) {
         let windows: Vec<String> = policy.update.windows.iter().map(ToString::to_string).collect();
         return Some(Hold::of_pod(Reason::OutsideWindow, format!("allowed in {}", windows.join("; "))));
@@ -188,8 +201,7 @@ fn plan_guard(policy: &Policy, plan: &Plan, grounds: &Grounds, at: &Circumstance
 /// Some pods try a change first: these may change, or the others were watched long enough.
 fn canary_waits(policy: &Policy, at: &Circumstances) -> Option<String> {
     let (canary, progress) = (policy.update.canary?, at.canary?);
-    let share = u64::from(canary.share.thousandths());
-    let first = (progress.pods * share).div_ceil(1000).max(1);
+    let first = canary.first_of(progress.pods);
     if progress.changed < first {
         return None;
     }
@@ -221,23 +233,45 @@ fn grounds(pod: &PodFacts, plan: &Plan, sizes: &[ContainerRecommendation], at: &
             ReplacementSize::Template
         },
     });
-    Grounds { evidence, recall, emergency: !decrease && concerned().any(is_urgent) }
+    Grounds { evidence, recall, emergency: false }
 }
 
-/// It was killed for memory, or is throttled: to wait does harm.
-fn is_urgent(size: &ContainerRecommendation) -> bool {
-    size.memory.has(StepKind::OomFloor) || size.cpu.has(StepKind::Probe)
+/// It was killed for memory, or is throttled: to wait with a raise does harm.
+fn is_urgent(size: &ContainerRecommendation, resource: Resource) -> bool {
+    match resource {
+        Resource::Cpu => size.evidence.throttled_now > THROTTLED,
+        Resource::Memory => size.memory.has(StepKind::OomFloor),
+    }
 }
 
-/// The API server refuses a change of the QoS class; so do we, before asking.
-fn qos_guard(pod: &PodFacts, plan: &Plan, class: QosClass) -> Option<Hold> {
-    let after = |container: &ContainerFacts| {
+/// What is left of a node when the requests of a container become others.
+fn less(free: Amounts, from: Amounts, to: Amounts) -> Amounts {
+    let left = |free: u64, from: Option<u64>, to: Option<u64>| {
+        to.zip(from).map_or(free, |(to, from)| free.saturating_sub(to.saturating_sub(from)))
+    };
+    Amounts {
+        cpu: free.cpu.map(|c| MilliCpu(left(c.0, from.cpu.map(|c| c.0), to.cpu.map(|c| c.0)))),
+        memory: free.memory.map(|m| Bytes(left(m.0, from.memory.map(|m| m.0), to.memory.map(|m| m.0)))),
+    }
+}
+
+fn class_after(pod: &PodFacts, plan: &Plan) -> QosClass {
+    pod.qos_class_with(|container| {
         let change = plan.changes.iter().find(|c| c.container == container.name);
         change.map_or(container.desired, |c| container.desired.overlaid(c.to))
-    };
-    let new = pod.qos_class_with(after);
-    (new != class)
-        .then(|| Hold::of_pod(Reason::QosWouldChange, format!("{class:?} would become {new:?} by {plan}")))
+    })
+}
+
+/// The API server refuses a change of the QoS class; so do we, before asking. Where the last difference between a request
+/// and its limit would go, one grain of it stays.
+fn within_class(pod: &PodFacts, plan: Plan, class: QosClass) -> Result<Plan, Hold> {
+    let new = class_after(pod, &plan);
+    if new == class {
+        return Ok(plan);
+    }
+    let apart = plan.one_grain_apart().into_iter().find(|plan| class_after(pod, plan) == class);
+    let message = format!("{class:?} would become {new:?} by {plan}");
+    apart.ok_or_else(|| Hold::of_pod(Reason::QosWouldChange, message))
 }
 
 #[cfg(test)]

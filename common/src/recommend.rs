@@ -13,16 +13,17 @@ use serde::{Deserialize, Serialize};
 use crate::decide::{Hold, Reason};
 use crate::expression::Expressions;
 use crate::histogram::MergedHistogram;
-use crate::policy::{LimitRule, Policy, Range};
+use crate::policy::{Guaranteed, LimitRule, Policy, Range};
 use crate::quantity::{Bytes, MilliCpu};
-use crate::resources::{Amounts, ContainerFacts, Resource, Resources};
+use crate::resources::{Amounts, ContainerFacts, LanguageRuntime, Resource, Resources};
 use crate::sample::{CPU_UNITS_PER_MILLICORE, MEMORY_UNIT_BYTES};
 use crate::startup::Phase;
 use crate::store::{Evidence, PodUse};
 use crate::time::Timestamp;
 
 use bounds::Fence;
-pub use steps::{Step, StepKind, amount};
+pub use steps::{ExpertOpinion, Step, StepKind, amount};
+use strategy::raised;
 
 /// Smallest CPU amount that is recommended: the kubelet writes at least 1000 us of quota (10m), and reports values
 /// below as allocated rather than as actual. Containers that declare less keep what they declare as floor.
@@ -35,13 +36,6 @@ pub const MIN_MEMORY: Bytes = Bytes::from_mebibytes(16);
 /// CPU limits are multiples of this: the systemd cgroup driver rounds quotas up to 10 ms per second, so that other
 /// values differ between pod and container (kubernetes issue 129357).
 pub(crate) const CPU_LIMIT_GRAIN: u64 = 10;
-
-/// Throttled in more periods than this, in thousandths, use is a lower bound of demand: less is the noise of a
-/// container with a generous limit.
-const THROTTLED: u64 = 20;
-
-/// Each probe of a throttled container asks for this much of what it has, in thousandths.
-const PROBE: u64 = 1500;
 
 /// The size of one container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,6 +81,9 @@ pub struct Sizing {
     pub lower: Option<u64>,
     /// The request is never recommended above.
     pub upper: Option<u64>,
+    /// The size while starting, where the policy has one and the container starts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boost: Option<StartSize>,
     /// How it came about.
     pub steps: Vec<Step>,
     /// Why there is no recommendation.
@@ -105,6 +102,15 @@ impl Sizing {
     }
 }
 
+/// The size of one resource of one container while it starts, in millicores or bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StartSize {
+    /// Request, where the node has room for it.
+    pub request: u64,
+    /// Limit; `None` = as at runtime.
+    pub limit: Option<u64>,
+}
+
 /// The evidence behind a recommendation, in numbers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -120,6 +126,8 @@ pub struct EvidenceSummary {
     pub memory_samples: u64,
     /// Mean CPU in the window.
     pub cpu_mean: MilliCpu,
+    /// Highest CPU of a second in the window, of any pod.
+    pub cpu_peak: MilliCpu,
     /// Mean working set in the window.
     pub memory_mean: Bytes,
     /// Highest working set in the window, of any pod.
@@ -163,6 +171,9 @@ impl EvidenceSummary {
                     .and_then(MergedHistogram::mean)
                     .unwrap_or(0)
                     .div_ceil(CPU_UNITS_PER_MILLICORE),
+            ),
+            cpu_peak: MilliCpu(
+                evidence.cpu_seconds().map_or(0, MergedHistogram::max).div_ceil(CPU_UNITS_PER_MILLICORE),
             ),
             memory_mean: bytes(evidence.memory.mean().unwrap_or(0)),
             memory_peak: bytes(evidence.memory.max()),
@@ -286,7 +297,10 @@ impl<'a> Series<'a> {
     fn answer(&self) -> Sizing {
         let mut sizing = Sizing::default();
         match self.size(&mut sizing) {
-            Ok((request, limit)) => (sizing.request, sizing.limit) = (Some(request), limit),
+            Ok((request, limit)) => {
+                (sizing.request, sizing.limit) = (Some(request), limit);
+                sizing.boost = self.boost(request, limit, &mut sizing);
+            }
             Err((reason, message)) => {
                 sizing.hold =
                     Some(Hold::of_resource(reason, &self.asked.container.name, self.resource, message));
@@ -298,14 +312,15 @@ impl<'a> Series<'a> {
     fn size(&self, sizing: &mut Sizing) -> Result<(u64, Option<u64>), No> {
         let formula = self.formula(&mut sizing.steps)?;
         let fence = self.fence()?;
+        if self.moves_as_one() {
+            return self.one(formula, fence, sizing).map(|value| (value, Some(value)));
+        }
         (sizing.lower, sizing.upper) = (fence.highest_floor(), fence.max());
         let steps = &mut sizing.steps;
         let mut value = fence.hold(formula, steps)?;
 
         // declared equal means one number for both, so both have the limit's grain
-        let ratio = self.limit_rule == Some(LimitRule::Ratio);
-        let guaranteed = self.policy.guaranteed == crate::policy::Guaranteed::MoveTogether;
-        let equal = (ratio || guaranteed) && self.declared.0.is_some() && self.declared.0 == self.declared.1;
+        let equal = self.ratio().is_some_and(|(request, limit)| request == limit);
         let grain = if equal { self.limit_grain } else { self.request_grain };
         let rounded = round_up(value, grain);
         if rounded != value && fence.max().is_none_or(|max| rounded <= max) {
@@ -315,13 +330,8 @@ impl<'a> Series<'a> {
         if let Some(limit) = self.limit(value, steps) {
             return Ok((value, Some(limit)));
         }
-        if guaranteed && self.current.0.is_some() && self.current.0 == self.current.1 {
-            // request and limit of a Guaranteed pod are one number, and the limit must hold a start as well
-            let (floor, _) = self.limit_floors();
-            let value = value.max(round_up(floor, grain));
-            return Ok((value, Some(value)));
-        }
-        if let Some(limit) = self.current.1.filter(|limit| value > *limit) {
+        let Some(limit) = self.kept_limit() else { return Ok((value, None)) };
+        if value > limit {
             if let Some((kind, min)) = fence.min().filter(|(_, min)| *min > limit) {
                 let message = format!(
                     "{kind} {} is above the limit {}, which is kept",
@@ -333,7 +343,98 @@ impl<'a> Series<'a> {
             value = limit;
             steps.push(Step::new(StepKind::LimitKept, value, String::new()));
         }
-        Ok((value, None))
+        self.tell_throttling(value, steps);
+        if self.current.1 == Some(limit) {
+            return Ok((value, None));
+        }
+        if self.asked.phase == Phase::Runtime {
+            steps.push(Step::new(StepKind::BoostOver, limit, "back to what is declared"));
+        }
+        Ok((value, Some(limit)))
+    }
+
+    /// Request and limit of a Guaranteed container: one number, which holds what each of them has to hold.
+    fn one(&self, formula: u64, mut fence: Fence, sizing: &mut Sizing) -> Result<u64, No> {
+        let steps = &mut sizing.steps;
+        let mut value = formula;
+        if let Some((used, detail)) = self.high_ticks() {
+            value = raised(value, Some(used), StepKind::LimitHeadroom, &detail, steps);
+        }
+        let (floor, why) = self.limit_floors();
+        fence.raise(StepKind::LimitFloor, floor, why);
+        (sizing.lower, sizing.upper) = (fence.highest_floor(), fence.max());
+        value = fence.hold(value, steps)?;
+        let grain = self.limit_grain;
+        let rounded = match round_up(value, grain) {
+            up if fence.max().is_none_or(|max| up <= max) => up,
+            _ if value / grain * grain >= sizing.lower.unwrap_or(0) => value / grain * grain,
+            _ => value,
+        };
+        if rounded != value {
+            steps.push(Step::new(
+                StepKind::Rounding,
+                rounded,
+                format!("to multiples of {}", self.show(grain)),
+            ));
+        }
+        Ok(rounded)
+    }
+
+    /// Request and limit are one number here: the container looks Guaranteed, and the policy moves both.
+    fn moves_as_one(&self) -> bool {
+        let Resources { requests, limits } = self.asked.container.desired;
+        let full = requests.cpu.is_some() && requests.memory.is_some();
+        self.policy.guaranteed == Guaranteed::MoveTogether && full && requests == limits
+    }
+
+    /// The policy has another size while starting.
+    const fn has_boost(&self) -> bool {
+        match self.resource {
+            Resource::Cpu => self.policy.startup.cpu.is_some(),
+            Resource::Memory => self.policy.startup.memory.is_some(),
+        }
+    }
+
+    /// The size while starting, when it is above that at runtime.
+    fn boost(&self, request: u64, limit: Option<u64>, sizing: &mut Sizing) -> Option<StartSize> {
+        if self.asked.phase == Phase::Runtime {
+            return None;
+        }
+        let most = sizing.upper.unwrap_or(u64::MAX);
+        let mut start = StartSize { request: self.boosted(request)?.min(most).max(request), limit: None };
+        let at_runtime = limit.or(self.kept_limit());
+        if self.moves_as_one() {
+            let grain = self.limit_grain;
+            let up = round_up(start.request, grain);
+            start.request = if up <= most { up } else { (start.request / grain * grain).max(request) };
+            start.limit = Some(start.request);
+        } else if self.may_boost_limit() {
+            let higher = |limit: u64| self.boosted(limit).unwrap_or(limit).max(start.request).max(limit);
+            start.limit = at_runtime.map(|limit| round_up(higher(limit), self.limit_grain));
+        }
+        if let Some(limit) = start.limit.or(at_runtime) {
+            start.request = start.request.min(limit);
+        }
+        for (kind, to, from) in [
+            (StepKind::Boost, Some(start.request), Some(request)),
+            (StepKind::BoostLimit, start.limit, at_runtime),
+        ] {
+            if let Some(to) = to.filter(|to| Some(*to) > from) {
+                sizing.steps.push(Step::new(kind, to, "until start-up ends"));
+            }
+        }
+        (start.request > request || start.limit > at_runtime).then_some(start)
+    }
+
+    /// A limit that the owner declared, and that no language runtime sizes itself by: a heap that was sized from a
+    /// higher limit outlives it, and Go's parallelism follows its CPU limit.
+    fn may_boost_limit(&self) -> bool {
+        let language = self.asked.container.language;
+        let follows = match self.resource {
+            Resource::Cpu => language == Some(LanguageRuntime::Go),
+            Resource::Memory => language.is_some(),
+        };
+        self.declared.1.is_some() && !follows
     }
 
     fn show(&self, value: u64) -> String {
@@ -342,11 +443,6 @@ impl<'a> Series<'a> {
 
     fn fence(&self) -> Result<Fence, No> {
         Fence::around(self)
-    }
-
-    /// CPU was throttled since the last resize: use is a lower bound of demand.
-    fn is_throttled(&self) -> bool {
-        self.resource == Resource::Cpu && self.asked.evidence.throttled_now() > THROTTLED
     }
 
     fn bounds_of(&self, bounds: &crate::policy::ResourceBounds) -> (Range<u64>, Range<u64>) {
@@ -370,10 +466,15 @@ fn round_up(value: u64, grain: u64) -> u64 {
     value.checked_next_multiple_of(grain).unwrap_or(value)
 }
 
+/// `value` times `part` by `whole`, rounded up; saturates.
+fn share(value: u64, part: u64, whole: u64) -> u64 {
+    let product = (u128::from(value) * u128::from(part)).div_ceil(u128::from(whole.max(1)));
+    u64::try_from(product).unwrap_or(u64::MAX)
+}
+
 /// `value` times thousandths, rounded up; saturates.
 fn times(value: u64, thousandths: u64) -> u64 {
-    let product = (u128::from(value) * u128::from(thousandths)).div_ceil(1000);
-    u64::try_from(product).unwrap_or(u64::MAX)
+    share(value, thousandths, 1000)
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ mod evidence;
 mod history;
 mod oom;
 mod recent;
+mod throttle;
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -25,6 +26,7 @@ pub use evidence::{ByLength, Evidence, Hottest, Others, Recent};
 pub use history::{FINE_SLOT, History};
 pub use oom::OomEvidence;
 pub use recent::PodUse;
+pub use throttle::{THROTTLED, ThrottleEvidence};
 
 /// What makes pods of one workload unlike: evidence is kept for each apart.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -133,6 +135,11 @@ impl Store {
     /// What one pod used in the last hour.
     pub fn pod(&self, key: &WorkloadContainer, variant: &Variant, pod: &str) -> Option<PodUse> {
         self.histories.get(key)?.get(variant)?.pod(pod)
+    }
+
+    /// Uid and highest working set (units of 64 KiB) in the last hour of every pod, once for each of its containers.
+    pub fn memory_peaks(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.histories.values().flat_map(BTreeMap::values).flat_map(History::memory_peaks_of_pods)
     }
 
     /// Number of containers with data.

@@ -1,5 +1,8 @@
 //! Names of every coordinator metric.
 
+use std::collections::BTreeMap;
+
+use optipod_common::decide::RestartDebt;
 use prometheus::core::Collector;
 use prometheus::{
     Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
@@ -48,6 +51,10 @@ pub struct Metrics {
     pub resize_seconds: Histogram,
     /// Containers that restarted while a resize of their pod was under way.
     pub restarts_during_resize: IntCounter,
+    /// Millicores that replacements would ask for beyond what runs, by `pool`.
+    pub restart_debt_cpu: IntGaugeVec,
+    /// Bytes that replacements would ask for beyond what runs, by `pool`.
+    pub restart_debt_memory: IntGaugeVec,
     /// Workloads that a policy selects.
     pub workloads_monitored: IntGaugeVec,
     /// Workloads whose pods have the recommended size.
@@ -148,6 +155,18 @@ impl Metrics {
                 "optipod_coordinator_restarts_during_resize_total",
                 "Container restarts seen while a resize of their pod was under way.",
             )?,
+            restart_debt_cpu: gauges(
+                r,
+                "optipod_coordinator_restart_debt_millicores",
+                "CPU that replaced pods would ask for beyond what their predecessors do, by class of nodes.",
+                &["pool"],
+            )?,
+            restart_debt_memory: gauges(
+                r,
+                "optipod_coordinator_restart_debt_bytes",
+                "Memory that replaced pods would ask for beyond what their predecessors do, by class of nodes.",
+                &["pool"],
+            )?,
             workloads_monitored: gauges(
                 r,
                 "optipod_workloads_monitored",
@@ -219,6 +238,18 @@ impl Metrics {
             )?,
             registry,
         })
+    }
+
+    /// Shows what replaced pods would ask for beyond what their predecessors do, by class of nodes.
+    pub fn show_debts(&self, debts: &BTreeMap<String, RestartDebt>) {
+        self.restart_debt_cpu.reset();
+        self.restart_debt_memory.reset();
+        for (pool, debt) in debts {
+            let (cpu, memory) = (debt.owed.cpu.unwrap_or_default().0, debt.owed.memory.unwrap_or_default().0);
+            for (gauge, owed) in [(&self.restart_debt_cpu, cpu), (&self.restart_debt_memory, memory)] {
+                gauge.with_label_values(&[pool.as_str()]).set(i64::try_from(owed).unwrap_or(i64::MAX));
+            }
+        }
     }
 
     /// Everything in the Prometheus text format.

@@ -5,13 +5,14 @@ use optipod_common::decide::Decision;
 use optipod_common::ident::WorkloadRef;
 use optipod_common::policy::{Policy, Strategy};
 use optipod_common::quantity::{Bytes, MilliCpu};
-use optipod_common::recommend::{ContainerRecommendation, Sizing, amount};
+use optipod_common::recommend::{ContainerRecommendation, EvidenceSummary, ExpertOpinion, Sizing, amount};
 use optipod_common::resources::{Amounts, Resource, Resources};
 use optipod_common::time::Timestamp;
 
 use crate::api::recommendation::{
-    Confidence, DecisionKind, HistoryEntry, LastDecision, MAX_CONTAINERS, MAX_HISTORY, MAX_STEPS, PolicyRef,
-    RecommendationStatus, RecommendedContainer, ResourceSteps, StepEntry,
+    Confidence, DecisionKind, EvidenceEntry, ExpertEntry, HistoryEntry, LastDecision, MAX_CONTAINERS,
+    MAX_EXPERTS, MAX_HISTORY, MAX_STEPS, PolicyRef, RecommendationStatus, RecommendedContainer,
+    ResourceSteps, StepEntry,
 };
 use crate::api::sizing::StrategyType;
 use crate::api::status::StrategyRef;
@@ -125,6 +126,7 @@ pub fn differs(before: &RecommendationStatus, after: &RecommendationStatus) -> b
         for container in &mut status.containers {
             container.explanation.clear();
             container.steps = None;
+            container.evidence = None;
         }
         status
     };
@@ -218,6 +220,12 @@ fn container(size: &ContainerRecommendation, pods: &[PodOutcome]) -> Recommended
                 step: step.kind.to_string(),
                 value: amount(resource, step.value),
                 detail: step.detail.clone(),
+                experts: step
+                    .experts
+                    .iter()
+                    .take(MAX_EXPERTS)
+                    .map(|opinion| expert(resource, opinion))
+                    .collect(),
             })
             .collect()
     };
@@ -231,9 +239,33 @@ fn container(size: &ContainerRecommendation, pods: &[PodOutcome]) -> Recommended
         lower_bound: bound(|sizing| sizing.lower),
         upper_bound: bound(|sizing| sizing.upper),
         reason: held(&size.cpu).or_else(|| held(&size.memory)).unwrap_or_default(),
+        evidence: Some(evidence(&size.evidence)),
         steps: Some(ResourceSteps { cpu: steps(Resource::Cpu), memory: steps(Resource::Memory) }),
         explanation: crate::status::explanation(size),
     }
+}
+
+fn expert(resource: Resource, ExpertOpinion { expert, value, cost }: &ExpertOpinion) -> ExpertEntry {
+    ExpertEntry { expert: expert.clone(), value: amount(resource, *value), cost: count(*cost) }
+}
+
+fn evidence(of: &EvidenceSummary) -> EvidenceEntry {
+    EvidenceEntry {
+        window_seconds: count(of.window.as_secs()),
+        covered_seconds: count(of.covered.as_secs()),
+        cpu_samples: count(of.cpu_samples),
+        memory_samples: count(of.memory_samples),
+        cpu_mean: of.cpu_mean.to_string(),
+        cpu_peak: of.cpu_peak.to_string(),
+        memory_mean: of.memory_mean.to_string(),
+        memory_peak: of.memory_peak.to_string(),
+        throttled: format!("{}.{}%", of.throttled_share / 10, of.throttled_share % 10),
+        oom_kills: count(of.oom_kills),
+    }
+}
+
+fn count(of: u64) -> i64 {
+    i64::try_from(of).unwrap_or(i64::MAX)
 }
 
 /// The largest of each container, over all pods.

@@ -99,6 +99,10 @@ struct Use {
     memory: Bytes,
     /// Percent of CFS periods.
     throttled: u64,
+    /// Limit that throttled.
+    cpu_limit: Option<MilliCpu>,
+    /// CPU of one tick in ten, where it is another.
+    burst: Option<MilliCpu>,
     oom_kills: u64,
     /// Limit at which kills happened.
     limit: Option<Bytes>,
@@ -118,6 +122,8 @@ impl Default for Use {
             cpu: MilliCpu(100),
             memory: Bytes::from_mebibytes(100),
             throttled: 0,
+            cpu_limit: None,
+            burst: None,
             oom_kills: 0,
             limit: None,
             revision: "v2".to_owned(),
@@ -168,7 +174,10 @@ fn record(part: &Use, last: bool) -> ContainerRecord {
         key: ContainerKey { id: ContainerId::from_bytes([1; 32]), inode: 1 },
         pod: "d0511cd2-29d2-4215-be0f-f77bc0609d99".parse().unwrap(),
         qos: QosClass::Burstable,
-        cpu_tick: UsageHistogram::from_values(100, std::iter::repeat_n(cpu, 10)),
+        cpu_tick: UsageHistogram::from_values(
+            100,
+            std::iter::repeat_n(cpu, 9).chain([part.burst.map_or(cpu, |burst| burst.0 * 10)]),
+        ),
         cpu_second: UsageHistogram::from_values(1000, std::iter::repeat_n(cpu, 6)),
         memory_working_set: UsageHistogram::from_values(1000, std::iter::repeat_n(memory, 6)),
         memory_total: UsageHistogram::from_values(1000, std::iter::repeat_n(memory, 6)),
@@ -179,7 +188,7 @@ fn record(part: &Use, last: bool) -> ContainerRecord {
             throttled_micros: 0,
         },
         oom_kills: if last { part.oom_kills } else { 0 },
-        limits: CgroupLimits { memory: part.limit, ..CgroupLimits::default() },
+        limits: CgroupLimits { cpu: part.cpu_limit, memory: part.limit, ..CgroupLimits::default() },
         ended: false,
     }
 }

@@ -124,7 +124,71 @@ fn throttled_container_grows_up_to_its_kept_limit() {
     let demand = Demand { millicores: 1000, memory: 100 * MEBIBYTE };
     world.deployment("default", "web", &resources(("100m", "120Mi"), ("200m", "1Gi")), demand);
     world.run(seconds(300));
+    // all that was seen used, and no further: a request lifts no throttling
     assert_eq!(world.plans(), ["app: cpu request 100m > 200m"]);
+    let recommended = &world.recommendations.values().next().unwrap().containers[0];
+    let last = recommended.steps.as_ref().unwrap().cpu.last().unwrap();
+    assert_eq!(last.step, "throttled by the kept limit");
+    assert!(last.detail.contains("declare a higher limit"), "{}", last.detail);
+}
+
+#[test]
+fn bursts_that_throttle_raise_the_limit_once() {
+    let mut world = World::new();
+    let limits = json!({"cpu": {"type": "Ratio"}, "memory": {"type": "Keep"}});
+    let strategy = json!({"updateRequestsOnly": false, "limits": limits, "cooldown": "1m"});
+    let metrics = json!({"rollingWindow": "30m"});
+    world.policy("default", "p", &json!({"updateStrategy": strategy, "metricsConfig": metrics}));
+    let calm = Demand { millicores: 30, memory: 100 * MEBIBYTE };
+    let pod = world.deployment("default", "web", &resources(("100m", "120Mi"), ("200m", "1Gi")), calm);
+    world.run(seconds(1800));
+    // less than one second in ten: no percentile that is asked for sees it
+    for _ in 0..12 {
+        world.demand(&pod, Demand { millicores: 250, ..calm });
+        world.run(seconds(40));
+        world.demand(&pod, calm);
+        world.run(seconds(560));
+    }
+    let plans = world.plans();
+    let limits: Vec<&str> = plans.iter().filter_map(|plan| plan.rsplit(" > ").next()).collect();
+    assert_eq!(limits, ["80m", "120m", "180m", "270m"], "{plans:?}");
+    assert!(world.requests[3].0 < seconds(3600), "two hours without a change");
+}
+
+#[test]
+fn start_raises_the_limit_and_its_end_takes_it_back() {
+    let mut world = World::new();
+    let startup = json!({"boost": {"cpu": "2x"}, "until": "90s"});
+    world.policy("default", "p", &json!({"startup": startup}));
+    let pod = world.deployment(
+        "default",
+        "web",
+        &resources(("100m", "120Mi"), ("200m", "1Gi")),
+        Demand { millicores: 80, memory: 100 * MEBIBYTE },
+    );
+    world.run(seconds(100));
+    assert!(world.plans().is_empty(), "without a start nothing is known of: {:?}", world.plans());
+    let sibling = world.pod_of(
+        "default",
+        "web",
+        &resources(("100m", "120Mi"), ("200m", "1Gi")),
+        Demand { millicores: 80, memory: 100 * MEBIBYTE },
+    );
+    world.change(&sibling, |json| {
+        json["status"]["containerStatuses"][0]["state"] =
+            json!({"running": {"startedAt": "2027-01-15T08:01:40Z"}});
+    });
+    world.run(seconds(200));
+    assert_eq!(
+        world.plans(),
+        ["app: cpu limit 200m > 400m", "app: cpu request 100m > 96m, cpu limit 400m > 200m"]
+    );
+    assert!(
+        world.requests.iter().all(|(_, request)| request.action.pod.name == sibling),
+        "{pod} has started"
+    );
+    let ended = world.requests[1].0;
+    assert!((seconds(190)..seconds(215)).contains(&ended), "{ended:?}");
 }
 
 #[test]
@@ -347,6 +411,45 @@ fn no_more_resizes_are_under_way_than_the_policy_allows() {
     world.finish(&first);
     world.run(seconds(30));
     assert_eq!(world.requests.len(), 3);
+}
+
+#[test]
+fn container_killed_for_memory_does_not_wait_for_a_slot() {
+    let mut world = World::new();
+    world.policy("default", "p", &json!({"updateStrategy": {"maxConcurrentResizes": 1}}));
+    let over_asking = world.deployment("default", "web", &too_much(), LITTLE);
+    let killed = world.deployment("default", "db", &resources(("24m", "20Mi"), ("1", "64Mi")), LITTLE);
+    world.kubelet = Box::new(|_| Reaction::Ignored);
+    world.run(seconds(100));
+    let asked = |world: &World| -> Vec<String> {
+        world.requests.iter().map(|(_, request)| request.action.pod.name.clone()).collect()
+    };
+    assert_eq!(asked(&world), [over_asking.as_str()]);
+    world.kill_for_memory(&killed);
+    world.run(seconds(40));
+    assert_eq!(asked(&world), [over_asking.as_str(), killed.as_str()], "{:?}", world.plans());
+}
+
+#[test]
+fn one_canary_tries_the_change_before_the_others() {
+    let mut world = World::new();
+    let canary = json!({"share": "10%", "observe": "5m"});
+    world.policy("default", "p", &json!({"updateStrategy": {"canary": canary}}));
+    let first = world.deployment("default", "web", &too_much(), LITTLE);
+    for _ in 0..4 {
+        world.pod_of("default", "web", &too_much(), LITTLE);
+    }
+    world.kubelet = Box::new(|_| Reaction::Ignored);
+    world.run(seconds(120));
+    let asked: Vec<&str> = world.requests.iter().map(|(_, r)| r.action.pod.name.as_str()).collect();
+    assert_eq!(asked, [first.as_str()], "while its resize is under way");
+    assert_eq!(world.workload("default", "p").reason, "ResizeInFlight");
+    world.finish(&first);
+    world.kubelet = Box::new(|_| Reaction::Done);
+    world.run(seconds(240));
+    assert_eq!(world.requests.len(), 1, "while it is watched");
+    world.run(seconds(120));
+    assert_eq!(world.requests.len(), 5);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

@@ -167,3 +167,44 @@ proptest! {
         prop_assert!(adaptive.size(Objective::Safe).is_some());
     }
 }
+
+/// Sizes for a series with bursts, throttling and a kill, all objectives, as one number.
+fn fingerprint() -> u64 {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    let mut random = 1_u64;
+    for resource in [Resource::Cpu, Resource::Memory] {
+        let mut state = Adaptive::new(resource);
+        for minute in 0..10_000_u64 {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let noise = random >> 60;
+            let burst = if minute % 1440 < 30 || noise == 0 { 3000 } else { 0 };
+            let peak = 1000 + (minute / 2000) * 150 + noise * 20 + burst;
+            let at = Timestamp::from_unix_seconds(1_800_000_000 + i64::try_from(minute).unwrap() * 60);
+            state.observe(at, peak, resource == Resource::Cpu && minute % 977 == 0);
+            if minute == 7000 {
+                state.oom(at, 5000);
+            }
+            for objective in [Objective::Savings, Objective::Balanced, Objective::Safe] {
+                hash = (hash ^ state.size(objective).unwrap()).wrapping_mul(0x0100_0000_01b3);
+            }
+        }
+    }
+    hash
+}
+
+/// Policies pin the version that acts (`status.strategy`): other sizes under the same version would act unseen.
+#[test]
+fn other_sizes_have_another_version() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/adaptive/version.txt");
+    let version = crate::policy::Strategy::Adaptive(Objective::default()).version();
+    let expected = format!("version {version} sizes a fixed series as {:016x}\n", fingerprint());
+    if std::env::var_os("UPDATE_GENERATED").is_some() {
+        std::fs::write(path, &expected).unwrap();
+    }
+    let stored = std::fs::read_to_string(path).unwrap_or_default();
+    assert_eq!(
+        stored, expected,
+        "Adaptive gives other sizes than before: if a release had the version that is stored, raise \
+         Strategy::version(); then UPDATE_GENERATED=1 cargo test -p optipod-common other_sizes"
+    );
+}

@@ -119,9 +119,9 @@ pub struct Followed {
 pub struct CanaryProgress {
     /// Pods of the workload.
     pub pods: u64,
-    /// Pods that have the new size.
+    /// Pods that have the new size, or are on their way to it.
     pub changed: u64,
-    /// Since when the last of them has it.
+    /// Since when as many have it as try it first.
     pub since: Option<Timestamp>,
 }
 
@@ -135,12 +135,12 @@ pub struct RestartDebt {
 }
 
 impl RestartDebt {
-    /// No more of this resource may be owed.
+    /// More of this resource is owed than may be.
     pub fn is_full(&self, resource: Resource) -> bool {
         match resource {
-            Resource::Cpu => self.owed.cpu.zip(self.bound.cpu).is_some_and(|(owed, bound)| owed >= bound),
+            Resource::Cpu => self.owed.cpu.zip(self.bound.cpu).is_some_and(|(owed, bound)| owed > bound),
             Resource::Memory => {
-                self.owed.memory.zip(self.bound.memory).is_some_and(|(owed, bound)| owed >= bound)
+                self.owed.memory.zip(self.bound.memory).is_some_and(|(owed, bound)| owed > bound)
             }
         }
     }

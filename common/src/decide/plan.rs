@@ -5,7 +5,9 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::policy::MaxStep;
-use crate::resources::{Amounts, ContainerFacts, Resources};
+use crate::quantity::{Bytes, MilliCpu};
+use crate::recommend::CPU_LIMIT_GRAIN;
+use crate::resources::{Amounts, ContainerFacts, Resource, Resources};
 
 /// Whether a patch frees or takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,6 +61,55 @@ impl Plan {
             })
             .collect();
         Self { direction, changes }
+    }
+
+    /// This plan with one of its keys a grain nearer to what was there, for each key that may keep a request and its limit
+    /// apart.
+    pub(super) fn one_grain_apart(&self) -> Vec<Self> {
+        let nearer = |from: u64, to: u64, grain: u64| {
+            let to = if to > from { to.saturating_sub(grain) } else { to.saturating_add(grain) };
+            // nothing is left of the change
+            ((to > from) == (self.direction == Direction::Increase) && to != from).then_some(to)
+        };
+        let cpu = |from: &mut Option<MilliCpu>, to: &mut Option<MilliCpu>, grain| {
+            let pair = from.zip(*to).map(|(from, to)| nearer(from.0, to.0, grain));
+            *to = pair.flatten().map(MilliCpu);
+            *from = from.filter(|_| to.is_some());
+            pair.is_some()
+        };
+        let memory = |from: &mut Option<Bytes>, to: &mut Option<Bytes>| {
+            let pair = from.zip(*to).map(|(from, to)| nearer(from.0, to.0, Bytes::MEBIBYTE));
+            *to = pair.flatten().map(Bytes);
+            *from = from.filter(|_| to.is_some());
+            pair.is_some()
+        };
+        // a rising request meets its limit, a falling limit its request
+        let mut plans = Vec::new();
+        for at in 0..self.changes.len() {
+            for resource in [Resource::Cpu, Resource::Memory] {
+                let mut plan = self.clone();
+                let Some(ContainerChange { from, to, .. }) = plan.changes.get_mut(at) else { continue };
+                let changed = match (resource, self.direction) {
+                    (Resource::Cpu, Direction::Increase) => {
+                        cpu(&mut from.requests.cpu, &mut to.requests.cpu, 1)
+                    }
+                    (Resource::Cpu, Direction::Decrease) => {
+                        cpu(&mut from.limits.cpu, &mut to.limits.cpu, CPU_LIMIT_GRAIN)
+                    }
+                    (Resource::Memory, Direction::Increase) => {
+                        memory(&mut from.requests.memory, &mut to.requests.memory)
+                    }
+                    (Resource::Memory, Direction::Decrease) => {
+                        memory(&mut from.limits.memory, &mut to.limits.memory)
+                    }
+                };
+                plan.changes.retain(|change| !change.to.is_empty());
+                if changed && !plan.changes.is_empty() {
+                    plans.push(plan);
+                }
+            }
+        }
+        plans
     }
 
     /// How much more is requested than before, all containers together; negative for a decrease: millicores and bytes.
@@ -146,29 +197,34 @@ impl fmt::Display for Recall {
     }
 }
 
-/// The decreases if there are any, else the increases; the other way round when waiting for an increase does harm.
-pub(super) fn first_step(wanted: &[(&ContainerFacts, Resources)], urgent: bool) -> Option<Plan> {
-    let order = if urgent {
-        [Direction::Increase, Direction::Decrease]
-    } else {
-        [Direction::Decrease, Direction::Increase]
-    };
-    order.into_iter().find_map(|direction| {
-        let changes: Vec<_> = wanted
-            .iter()
-            .filter_map(|(container, to)| {
-                let (from, to) = only(direction, &container.desired, to);
-                let sidecar = container.sidecar;
-                (!to.is_empty()).then(|| ContainerChange {
-                    container: container.name.clone(),
-                    sidecar,
-                    to,
-                    from,
-                })
-            })
-            .collect();
-        (!changes.is_empty()).then_some(Plan { direction, changes })
-    })
+/// The decreases if there are any, else the increases.
+pub(super) fn first_step(wanted: &[(&ContainerFacts, Resources)]) -> Option<Plan> {
+    [Direction::Decrease, Direction::Increase].into_iter().find_map(|direction| step(wanted, direction))
+}
+
+/// What is raised of those whose harm ends with it: a limit that throttles, memory of a container that was killed. Nothing
+/// else rides along.
+pub(super) fn raises_harmed(pressing: &[(&ContainerFacts, Resources)]) -> Option<Plan> {
+    let mut plan = step(pressing, Direction::Increase)?;
+    // a request lifts no throttling
+    for change in plan.changes.iter_mut().filter(|change| change.to.limits.cpu.is_none()) {
+        (change.to.requests.cpu, change.from.requests.cpu) = (None, None);
+    }
+    plan.changes.retain(|change| !change.to.is_empty());
+    (!plan.changes.is_empty()).then_some(plan)
+}
+
+/// All changes in one direction.
+fn step(wanted: &[(&ContainerFacts, Resources)], direction: Direction) -> Option<Plan> {
+    let changes: Vec<_> = wanted
+        .iter()
+        .filter_map(|(container, to)| {
+            let (from, to) = only(direction, &container.desired, to);
+            let sidecar = container.sidecar;
+            (!to.is_empty()).then(|| ContainerChange { container: container.name.clone(), sidecar, to, from })
+        })
+        .collect();
+    (!changes.is_empty()).then_some(Plan { direction, changes })
 }
 
 /// The keys of `to` that move in this direction, with what they come from.

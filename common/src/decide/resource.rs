@@ -1,6 +1,6 @@
 //! One resource of one container of one pod: the change, or why there is none.
 
-use super::circumstances::Circumstances;
+use super::circumstances::{Circumstances, Followed};
 use super::plan::one_step;
 use super::reason::{Hold, Reason};
 use crate::policy::{Guaranteed, Hpa, MemoryDecrease, Policy, Replacement};
@@ -28,6 +28,8 @@ pub(super) struct Subject<'a> {
     pub at: &'a Circumstances,
     pub qos: QosClass,
     pub resource: Resource,
+    /// What the containers before this one leave of the node.
+    pub free: Option<Amounts>,
 }
 
 /// What to write: request and limit, each with what is there.
@@ -82,10 +84,8 @@ impl Subject<'_> {
 
     /// The change of this resource, or why there is none.
     pub fn change(&self) -> Result<Resources, Hold> {
-        if let Some(hold) = &self.sizing().hold {
-            return Err(hold.clone());
-        }
-        let request = self.sizing().request.ok_or_else(|| self.hold(Reason::NoData, "no recommendation"))?;
+        let recommended = self.recommended();
+        let recommended = if self.is_left_to_autoscaler() { recommended.ok() } else { Some(recommended?) };
         let (current_request, current_limit) = self.of(&self.container.desired);
         let Some(current) = current_request.filter(|r| *r > 0) else {
             return Err(match self.qos {
@@ -97,9 +97,14 @@ impl Subject<'_> {
         };
         self.class()?;
         self.any_direction()?;
-        let (request, limit) = self.followed(current, request)?;
-        let limit = limit.or(self.sizing().limit).filter(|_| current_limit.is_some());
-        let wanted = Wanted { request: (current, request), limit: current_limit.zip(limit) };
+        let (request, limit) = match (self.followed(), recommended) {
+            (Some(followed), recommended) => self.beside_autoscaler(followed, current, recommended)?,
+            (None, Some(recommended)) => recommended,
+            (None, None) => return Err(self.hold(Reason::NoData, "no recommendation")),
+        };
+        let limit = current_limit.zip(limit);
+        let wanted = Wanted { request: (current, request), limit };
+        let wanted = self.while_starting(wanted, current_limit).unwrap_or(wanted);
         self.worth_it(wanted)?;
         let wanted = if wanted.decreases() { self.lowered(wanted)? } else { wanted };
         if wanted.increases() {
@@ -109,10 +114,41 @@ impl Subject<'_> {
         Ok(self.stepped(wanted))
     }
 
+    /// Recommended request and limit.
+    fn recommended(&self) -> Result<(u64, Option<u64>), Hold> {
+        let Sizing { request, limit, hold, .. } = self.sizing();
+        match (hold, request) {
+            (Some(hold), _) => Err(hold.clone()),
+            (None, Some(request)) => Ok((*request, *limit)),
+            (None, None) => Err(self.hold(Reason::NoData, "no recommendation")),
+        }
+    }
+
+    /// The size while starting, when it is above what there is: the limit, and the request where the node has it free.
+    /// Nothing falls meanwhile.
+    fn while_starting(&self, wanted: Wanted, current_limit: Option<u64>) -> Option<Wanted> {
+        let boost =
+            self.sizing().boost.filter(|_| self.size.evidence.starting && self.followed().is_none())?;
+        let (current, runtime) = wanted.request;
+        let growth = boost.request.saturating_sub(current);
+        let has_room = growth == 0 || self.room().is_some_and(|room| growth <= room);
+        if !has_room && self.qos == QosClass::Guaranteed {
+            return None;
+        }
+        let limit = wanted.limit.map(|(_, to)| to);
+        let limit = current_limit.map(|from| (from, boost.limit.or(limit).unwrap_or(from).max(from)));
+        let request = if has_room { boost.request } else { runtime };
+        let request = limit.map_or(request, |(_, limit)| request.min(limit)).max(current);
+        let wanted = Wanted { request: (current, request), limit };
+        wanted.increases().then_some(wanted)
+    }
+
     /// One step towards what is wanted.
     fn stepped(&self, wanted: Wanted) -> Resources {
         let limits = self.policy.update.max_step;
         let (request_grain, limit_grain) = match self.resource {
+            // one number stays one on the way
+            Resource::Cpu if self.qos == QosClass::Guaranteed => (CPU_LIMIT_GRAIN, CPU_LIMIT_GRAIN),
             Resource::Cpu => (1, CPU_LIMIT_GRAIN),
             Resource::Memory => (Bytes::MEBIBYTE, Bytes::MEBIBYTE),
         };
@@ -174,12 +210,25 @@ impl Subject<'_> {
         self.refuse(swaps, Reason::SwapEnabled, "memory.swap.max is not 0: use is more than memory shows")
     }
 
-    /// What an autoscaler on the same resource leaves: the declared size, or the request that keeps its target.
-    fn followed(&self, current: u64, request: u64) -> Result<(u64, Option<u64>), Hold> {
-        let Some(followed) = self.at.hpa.iter().find(|f| f.resource == self.resource) else {
-            return Ok((request, None));
-        };
-        if self.policy.hpa == Hpa::KeepUtilisation {
+    /// The autoscaler on the same resource.
+    fn followed(&self) -> Option<&Followed> {
+        self.at.hpa.iter().find(|followed| followed.resource == self.resource)
+    }
+
+    /// An autoscaler follows the resource, and the policy leaves it to it.
+    fn is_left_to_autoscaler(&self) -> bool {
+        self.policy.hpa == Hpa::Hold && self.followed().is_some()
+    }
+
+    /// What an autoscaler on the same resource leaves: the declared size, or the request that keeps its target, with the
+    /// limit that belongs to it.
+    fn beside_autoscaler(
+        &self,
+        followed: &Followed,
+        current: u64,
+        recommended: Option<(u64, Option<u64>)>,
+    ) -> Result<(u64, Option<u64>), Hold> {
+        if let (Hpa::KeepUtilisation, Some((_, limit))) = (self.policy.hpa, recommended) {
             let target = followed.target.filter(|t| *t > 0).ok_or_else(|| {
                 self.hold(Reason::HpaControlsResource, "the autoscaler's target utilisation is not known")
             })?;
@@ -189,7 +238,7 @@ impl Subject<'_> {
             };
             let kept = mean.saturating_mul(100).div_ceil(u64::from(target));
             let (lower, upper) = (self.sizing().lower.unwrap_or(0), self.sizing().upper.unwrap_or(u64::MAX));
-            return Ok((kept.min(upper).max(lower), None));
+            return Ok(self.with_limit(kept.min(upper).max(lower), limit));
         }
         let (declared, declared_limit) = self.of(&self.container.declared);
         match declared {
@@ -200,6 +249,33 @@ impl Subject<'_> {
                 "a HorizontalPodAutoscaler computes utilisation from this request, which is as declared",
             )),
         }
+    }
+
+    /// Another request than the recommended one, with the limit that the policy's rule gives it.
+    fn with_limit(&self, request: u64, recommended: Option<u64>) -> (u64, Option<u64>) {
+        let grain = match self.resource {
+            Resource::Cpu => CPU_LIMIT_GRAIN,
+            Resource::Memory => Bytes::MEBIBYTE,
+        };
+        let up = |value: u64| value.checked_next_multiple_of(grain).unwrap_or(value);
+        if self.qos == QosClass::Guaranteed {
+            return (up(request), Some(up(request)));
+        }
+        let steps = &self.sizing().steps;
+        let by_ratio = steps.iter().any(|step| step.kind == StepKind::LimitRatio);
+        let limit = recommended.map(|recommended| {
+            let (declared, declared_limit) = self.of(&self.container.declared);
+            let ratio = declared.filter(|declared| *declared > 0).zip(declared_limit).filter(|_| by_ratio);
+            let by_rule = ratio.map_or(recommended, |(declared, limit)| {
+                let scaled = u128::from(request) * u128::from(limit) / u128::from(declared);
+                u64::try_from(scaled).unwrap_or(u64::MAX)
+            });
+            let floors = steps.iter().filter(|step| step.kind == StepKind::LimitFloor);
+            up(floors.map(|step| step.value).fold(by_rule.max(request), u64::max))
+        });
+        // a limit that is kept bounds the request
+        let ceiling = limit.or(self.of(&self.container.desired).1).unwrap_or(u64::MAX);
+        (request.min(ceiling), limit)
     }
 
     /// Nothing is written for a change below `minChange` of both request and limit, or for one that the kernel and the
@@ -223,28 +299,36 @@ impl Subject<'_> {
 
     /// What is wanted of a decrease: all of it, or the end of a start-up boost.
     fn lowered(&self, wanted: Wanted) -> Result<Wanted, Hold> {
-        match self.decrease(wanted) {
-            Ok(()) => Ok(wanted),
-            Err(hold) => self.after_boost(wanted, &hold).ok_or(hold),
-        }
+        let Err(hold) = self.decrease(wanted, false) else { return Ok(wanted) };
+        let waits = matches!(hold.reason, Reason::CooldownActive | Reason::InsufficientCoverage);
+        let Some(wanted) = self.after_boost(wanted).filter(|_| waits) else { return Err(hold) };
+        self.decrease(wanted, true)?;
+        Ok(wanted)
     }
 
     /// What a start-up boost added is taken back when start-up ends, without waiting for evidence: what is declared was
     /// enough at the time before.
-    fn after_boost(&self, wanted: Wanted, hold: &Hold) -> Option<Wanted> {
-        let waits = matches!(hold.reason, Reason::CooldownActive | Reason::InsufficientCoverage);
-        let boosted = self.pod.boosted && !self.size.evidence.starting;
-        let declared = self.of(&self.container.declared).0?;
-        let (current, request) = wanted.request;
-        (waits && boosted && self.size.evidence.fresh && declared < current)
-            .then(|| Wanted { request: (current, request.max(declared)), limit: None })
+    fn after_boost(&self, wanted: Wanted) -> Option<Wanted> {
+        if !self.pod.boosted || self.size.evidence.starting {
+            return None;
+        }
+        let (declared, declared_limit) = self.of(&self.container.declared);
+        let back = |(from, to): (u64, u64), declared: Option<u64>| {
+            (from, if to < from { declared.map_or(from, |declared| to.max(declared)).min(from) } else { to })
+        };
+        let wanted = Wanted {
+            request: back(wanted.request, declared),
+            limit: wanted.limit.map(|limit| back(limit, declared_limit)),
+        };
+        wanted.decreases().then_some(wanted)
     }
 
-    fn decrease(&self, wanted: Wanted) -> Result<(), Hold> {
+    /// Every guard of a decrease; the end of a boost waits neither for coverage nor for the cooldown.
+    fn decrease(&self, wanted: Wanted, boost_ends: bool) -> Result<(), Hold> {
         self.trusted()?;
-        self.proven()?;
+        self.proven(boost_ends)?;
         self.lent(wanted)?;
-        if let Some(last) = self.pod.last_resize
+        if let Some(last) = self.pod.last_resize.filter(|_| !boost_ends)
             && last + self.policy.update.cooldown > self.at.now
         {
             let left = (last + self.policy.update.cooldown).since(self.at.now).as_secs();
@@ -268,7 +352,7 @@ impl Subject<'_> {
     }
 
     /// The evidence for less.
-    fn proven(&self) -> Result<(), Hold> {
+    fn proven(&self, boost_ends: bool) -> Result<(), Hold> {
         let evidence = &self.size.evidence;
         let EvidenceSummary { window, covered, .. } = evidence;
         self.refuse(evidence.starting, Reason::StartingUp, "start-up needs more than runtime")?;
@@ -284,7 +368,7 @@ impl Subject<'_> {
             self.policy.minimum_coverage
         );
         let too_little = covered.as_millis() * 1000 < window.as_millis() * needed;
-        self.refuse(too_little, Reason::InsufficientCoverage, message)?;
+        self.refuse(too_little && !boost_ends, Reason::InsufficientCoverage, message)?;
         let message = "its owner rolls out a new revision";
         self.refuse(self.at.owner_progressing, Reason::OwnerProgressing, message)?;
         match evidence.unseen_peak_hour {
@@ -375,19 +459,22 @@ impl Subject<'_> {
             let message = format!("{waiting} waits to be admitted by node {}", node.name);
             return Err(self.hold(Reason::NodeAdmitting, message));
         }
-        let free = node.free.and_then(|free| match self.resource {
-            Resource::Cpu => free.cpu.map(|c| c.0),
-            Resource::Memory => free.memory.map(|m| m.0),
-        });
         let growth = wanted.request.1.saturating_sub(wanted.request.0);
-        match free.filter(|free| growth > *free) {
-            // a start passes by itself: it is not worth anybody's place
-            Some(free) if self.at.deferred_preempts || self.sizing().has(StepKind::Boost) => {
+        match self.room().filter(|free| growth > *free) {
+            Some(free) if self.at.deferred_preempts => {
                 let (free, growth) = (self.show(free), self.show(growth));
                 let message = format!("node {} has {free} left, {growth} more is wanted", node.name);
                 Err(self.hold(Reason::WouldPreempt, message))
             }
             _ => Ok(()),
+        }
+    }
+
+    /// What is left of the node for requests.
+    fn room(&self) -> Option<u64> {
+        match self.resource {
+            Resource::Cpu => self.free?.cpu.map(|cpu| cpu.0),
+            Resource::Memory => self.free?.memory.map(|memory| memory.0),
         }
     }
 

@@ -3,9 +3,9 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::policy::{MemoryDecrease, Replacement};
+use crate::policy::{Guaranteed, Hpa, MemoryDecrease, Replacement, Share};
 use crate::quantity::{Bytes, MilliCpu};
-use crate::recommend::{Sizing, Step, StepKind};
+use crate::recommend::{Sizing, StartSize, Step, StepKind};
 use crate::resources::{Amounts, NodeFacts, ResizeCondition, qos_class};
 use crate::time::Timestamp;
 
@@ -225,9 +225,134 @@ fn qos_class_never_changes() {
     let best_effort = decide(&auto(), &pod(Resources::default()), &wanted, &now());
     assert_eq!(reasons(&best_effort), [Reason::BestEffortImmutable, Reason::BestEffortImmutable]);
     // a request that reaches the limit of every resource would make it Guaranteed
-    let burstable =
-        decide(&auto(), &pod(resources((100, 64), (200, 64))), &[size((200, None), (64, None))], &now());
-    assert!(reasons(&burstable).contains(&Reason::QosWouldChange));
+    let wanted = [size((200, None), (64, None))];
+    let burstable = decide(&auto(), &pod(resources((100, 64), (200, 64))), &wanted, &now());
+    assert_eq!(plan(&burstable), "c: cpu request 100m > 199m", "one grain keeps the class");
+    let mut any = auto();
+    any.update.min_change = Share::from_percent("0%").unwrap();
+    let nothing_left = decide(&any, &pod(resources((199, 64), (200, 64))), &wanted, &now());
+    assert!(reasons(&nothing_left).contains(&Reason::QosWouldChange));
+    // a limit that falls to its request, too
+    let lower = [size((100, Some(100)), (64, Some(64)))];
+    let falling = decide(&auto(), &pod(resources((100, 64), (200, 64))), &lower, &now());
+    assert_eq!(plan(&falling), "c: cpu limit 200m > 110m");
+}
+
+fn emergency(decision: &Decision) -> bool {
+    matches!(decision, Decision::Resize { grounds: Grounds { emergency: true, .. }, .. })
+}
+
+#[test]
+fn an_emergency_raises_what_ends_the_harm_and_nothing_else() {
+    let mut wanted = size((240, Some(480)), (128, None));
+    let container = pod(resources((100, 64), (200, 1000)));
+    assert_eq!(
+        plan(&decide(&auto(), &container, &[wanted.clone()], &now())),
+        "c: cpu request 100m > 240m, memory request 64Mi > 128Mi, cpu limit 200m > 480m"
+    );
+    wanted.evidence.throttled_now = 300;
+    let late = Circumstances { slot_free: false, shadow: Some("version 2".into()), ..now() };
+    let throttled = decide(&auto(), &container, &[wanted.clone()], &late);
+    assert!(emergency(&throttled));
+    assert_eq!(plan(&throttled), "c: cpu request 100m > 240m, cpu limit 200m > 480m");
+    // no request lifts throttling
+    wanted.cpu.limit = None;
+    wanted.cpu.request = Some(200);
+    let request_only = decide(&auto(), &container, &[wanted.clone()], &now());
+    assert!(!emergency(&request_only));
+    assert_eq!(plan(&request_only), "c: cpu request 100m > 200m, memory request 64Mi > 128Mi");
+    assert_eq!(reasons(&decide(&auto(), &container, &[wanted.clone()], &late))[0], Reason::StrategyShadow);
+    wanted.memory.steps.push(Step::new(StepKind::OomFloor, 128 << 20, ""));
+    let killed = decide(&auto(), &container, &[wanted], &late);
+    assert!(emergency(&killed));
+    assert_eq!(plan(&killed), "c: memory request 64Mi > 128Mi");
+}
+
+fn starting(cpu: StartSize) -> ContainerRecommendation {
+    let mut wanted = size((120, None), (64, None));
+    wanted.cpu.boost = Some(cpu);
+    wanted.evidence.starting = true;
+    wanted
+}
+
+#[test]
+fn a_start_raises_the_limit_and_the_request_only_where_the_node_has_it_free() {
+    let boost = StartSize { request: 600, limit: Some(2000) };
+    let mut pod = pod(resources((400, 64), (1000, 128)));
+    let both = "c: cpu request 400m > 600m, cpu limit 1 > 2";
+    for (free, expected) in
+        [(None, "c: cpu limit 1 > 2"), (Some(100), "c: cpu limit 1 > 2"), (Some(200), both)]
+    {
+        let free = free.map(|cpu| Amounts { cpu: Some(MilliCpu(cpu)), memory: None });
+        pod.node.as_mut().unwrap().free = free;
+        assert_eq!(plan(&decide(&auto(), &pod, &[starting(boost)], &now())), expected, "{free:?}");
+    }
+    // what the first container takes, the second does not find
+    pod.containers.push(container("d", resources((400, 64), (1000, 128))));
+    let second = ContainerRecommendation { container: "d".into(), ..starting(boost) };
+    let shared = decide(&auto(), &pod, &[starting(boost), second], &now());
+    assert_eq!(plan(&shared), format!("{both}; d: cpu limit 1 > 2"));
+}
+
+#[test]
+fn what_a_start_added_is_taken_back_step_by_step_with_every_guard_but_time() {
+    let mut policy = auto();
+    policy.update.max_step.down = "30%".parse().ok();
+    let mut pod = pod(resources((1000, 512), (4000, 1024)));
+    pod.containers[0].declared = resources((400, 256), (1000, 512));
+    (pod.boosted, pod.last_resize) = (true, Some(now().now));
+    let mut wanted = size((120, Some(1000)), (64, Some(512)));
+    wanted.evidence.covered = Duration::ZERO;
+    wanted.evidence.memory_recent_peak = Bytes::from_mebibytes(600);
+    let mut steps = Vec::new();
+    while let Decision::Resize { plan, .. } = decide(&policy, &pod, &[wanted.clone()], &now()) {
+        pod.containers[0].desired = pod.containers[0].desired.overlaid(plan.changes[0].to);
+        steps.push(plan.to_string());
+    }
+    assert_eq!(steps[0], "c: cpu request 1 > 700m, cpu limit 4 > 2800m", "memory is in use");
+    assert_eq!(steps.len(), 4, "{steps:?}");
+    assert_eq!(pod.containers[0].desired, resources((400, 512), (1000, 1024)));
+    wanted.evidence.memory_recent_peak = Bytes::from_mebibytes(200);
+    policy.update.max_step.down = None;
+    let back = decide(&policy, &pod, &[wanted], &now());
+    assert_eq!(plan(&back), "c: memory request 512Mi > 256Mi, memory limit 1Gi > 512Mi");
+}
+
+#[test]
+fn one_number_stays_one_on_the_way() {
+    let mut policy = Policy { guaranteed: Guaranteed::MoveTogether, ..auto() };
+    policy.update.max_step.down = "30%".parse().ok();
+    let wanted = [size((100, Some(100)), (64, Some(64)))];
+    let decision = decide(&policy, &pod(resources((490, 64), (490, 64))), &wanted, &now());
+    assert_eq!(plan(&decision), "c: cpu request 490m > 350m, cpu limit 490m > 350m");
+}
+
+#[test]
+fn an_autoscalers_target_is_kept_within_the_limit_that_belongs_to_the_request() {
+    let policy = Policy { hpa: Hpa::KeepUtilisation, ..auto() };
+    let mut at = now();
+    at.hpa = vec![Followed { resource: Resource::Cpu, target: Some(50) }];
+    let pod = pod(resources((100, 64), (200, 1000)));
+    let mut wanted = size((120, None), (64, None));
+    wanted.evidence.cpu_mean = MilliCpu(150);
+    assert_eq!(plan(&decide(&policy, &pod, &[wanted.clone()], &at)), "c: cpu request 100m > 200m");
+    wanted.cpu.limit = Some(240);
+    wanted.cpu.steps.push(Step::new(StepKind::LimitRatio, 240, ""));
+    let ratio = decide(&policy, &pod, &[wanted], &at);
+    assert_eq!(plan(&ratio), "c: cpu request 100m > 300m, cpu limit 200m > 600m");
+}
+
+#[test]
+fn an_autoscaler_gets_the_declared_size_back_whatever_the_recommendation() {
+    let mut at = now();
+    at.hpa = vec![Followed { resource: Resource::Cpu, target: Some(50) }];
+    let mut pod = pod(resources((100, 64), (0, 0)));
+    pod.containers[0].declared = resources((400, 64), (0, 0));
+    let mut wanted = size((120, None), (64, None));
+    wanted.cpu.hold = Some(Hold::of_resource(Reason::BoundsDisjoint, "c", Resource::Cpu, "x"));
+    assert_eq!(plan(&decide(&auto(), &pod, &[wanted.clone()], &at)), "c: cpu request 100m > 400m");
+    pod.containers[0].desired = pod.containers[0].declared;
+    assert!(reasons(&decide(&auto(), &pod, &[wanted], &at)).contains(&Reason::HpaControlsResource));
 }
 
 #[test]

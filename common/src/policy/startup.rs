@@ -10,9 +10,9 @@ use crate::quantity::{Bytes, MilliCpu};
 /// Start-up is not runtime: other sizes, and other evidence.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Startup {
-    /// CPU while starting; `None` = as at runtime.
+    /// CPU while starting: of the limit, and of the request where the node has it free; `None` = as at runtime.
     pub cpu: Option<Boost<MilliCpu>>,
-    /// Memory while starting; `None` = as at runtime.
+    /// Memory while starting, in the same way; `None` = as at runtime.
     pub memory: Option<Boost<Bytes>>,
     /// When start-up ends.
     pub until: Until,

@@ -60,6 +60,13 @@ pub struct Canary {
     pub observe: Duration,
 }
 
+impl Canary {
+    /// How many of the workload's pods try a change first.
+    pub fn first_of(&self, pods: u64) -> u64 {
+        pods.saturating_mul(u64::from(self.share.thousandths())).div_ceil(1000).max(1)
+    }
+}
+
 /// What takes a change back, and for how long the workload is left alone then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rollback {

@@ -54,6 +54,11 @@ impl Fence {
         Ok(())
     }
 
+    /// One more floor.
+    pub fn raise(&mut self, kind: StepKind, floor: u64, detail: String) {
+        self.floors.push((kind, floor, detail));
+    }
+
     /// The highest floor of any kind.
     pub fn highest_floor(&self) -> Option<u64> {
         self.floors.iter().map(|(_, floor, _)| *floor).max()

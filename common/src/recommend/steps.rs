@@ -17,12 +17,26 @@ pub struct Step {
     /// More about it: the percentile and its count, the factor, the expert, the policy that a bound comes from.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub detail: String,
+    /// Of the adaptive strategy: the expert that was chosen, then the cheapest of each kind.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub experts: Vec<ExpertOpinion>,
+}
+
+/// What an expert of the adaptive strategy asks for, and what following it would have cost.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExpertOpinion {
+    /// Its rule, such as `peak held 4h +5%`.
+    pub expert: String,
+    /// Millicores or bytes.
+    pub value: u64,
+    /// Unit-minutes of idle size, with missing size and resizes at their price.
+    pub cost: u64,
 }
 
 impl Step {
     /// A step.
     pub fn new(kind: StepKind, value: u64, detail: impl Into<String>) -> Self {
-        Self { kind, value, detail: detail.into() }
+        Self { kind, value, detail: detail.into(), experts: Vec::new() }
     }
 }
 
@@ -49,12 +63,18 @@ pub enum StepKind {
     Others,
     /// What this pod needs more than its siblings.
     HotPod,
-    /// Throttled: demand is not known, so the size probes upward.
+    /// A limit throttled: demand is not known, so the limit probes upward, and the request where it moves with it.
     Probe,
+    /// The limit throttles and is kept: no request helps.
+    Throttled,
     /// Raised before a burst that repeats at this hour of the week.
     Anticipation,
-    /// The size while starting.
+    /// The request while starting, where the node has room for it.
     Boost,
+    /// The limit while starting.
+    BoostLimit,
+    /// What start-up added to the limit is taken back.
+    BoostOver,
     /// Not below the mean of the window.
     MeanFloor,
     /// Not below the highest working set of the window.
@@ -98,9 +118,12 @@ impl fmt::Display for StepKind {
             Self::ThresholdKeep => "kept by the thresholds",
             Self::Others => "what other pods needed",
             Self::HotPod => "hot pod",
-            Self::Probe => "probe while throttled",
+            Self::Probe => "probe above throttling",
+            Self::Throttled => "throttled by the kept limit",
             Self::Anticipation => "ahead of a repeated burst",
             Self::Boost => "start-up boost",
+            Self::BoostLimit => "limit while starting",
+            Self::BoostOver => "limit after start-up",
             Self::MeanFloor => "mean as floor",
             Self::PeakFloor => "highest peak as floor",
             Self::OomFloor => "OOM kill as floor",

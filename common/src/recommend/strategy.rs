@@ -1,7 +1,8 @@
 //! The value before bounds: exactly what the strategy's formula says, then what evidence beside it raises.
 
-use super::steps::{Step, StepKind};
-use super::{CPU_UNITS_PER_MILLICORE, No, PROBE, Series, times};
+use super::steps::{ExpertOpinion, Step, StepKind};
+use super::{CPU_UNITS_PER_MILLICORE, No, Series, share};
+use crate::adaptive::ExpertCost;
 use crate::decide::Reason;
 use crate::expression::{Present, Statistics, to_amount};
 use crate::histogram::MergedHistogram;
@@ -9,7 +10,7 @@ use crate::policy::{Boost, Objective, Scope, Strategy, ThresholdParams};
 use crate::quantity::Bytes;
 use crate::resources::{Resource, Resources};
 use crate::sample::MEMORY_UNIT_BYTES;
-use crate::startup::{LearnedStart, Phase};
+use crate::startup::LearnedStart;
 use crate::threshold::{ThresholdVerdict, threshold};
 
 /// Earlier weeks that must show a burst before it is raised for.
@@ -35,7 +36,7 @@ impl Series<'_> {
         for (to, kind, detail) in [
             (from_others, StepKind::Others, "another revision or kind of node may raise, never lower"),
             (self.hot_pod(), StepKind::HotPod, "of the last hour"),
-            (self.probe(), StepKind::Probe, "use is a lower bound of demand"),
+            (self.probe(own.unwrap_or(0)), StepKind::Probe, "use is a lower bound of demand"),
             (
                 self.anticipated(),
                 StepKind::Anticipation,
@@ -43,9 +44,6 @@ impl Series<'_> {
             ),
         ] {
             value = raised(value, to, kind, detail, steps);
-        }
-        if self.asked.phase == Phase::Startup {
-            value = raised(value, self.boosted(value), StepKind::Boost, "until start-up ends", steps);
         }
         Ok(value)
     }
@@ -125,26 +123,23 @@ impl Series<'_> {
         };
         let Some(target) = state.target(objective) else { return Ok(None) };
         let value = (self.scale)(target.value);
-        let others = target.costs.iter().filter(|cost| cost.expert != target.expert).take(2);
-        let price = |expert| target.costs.iter().find(|c| c.expert == expert).map_or(0, |c| c.cost);
-        let rest: Vec<String> = others
-            .map(|cost| {
-                format!(
-                    "{} would ask for {} at cost {}",
-                    cost.expert,
-                    self.show((self.scale)(cost.size)),
-                    cost.cost
-                )
-            })
-            .collect();
-        let detail = format!(
-            "{} over {} minutes at cost {}; {}",
-            target.expert,
-            target.minutes,
-            price(target.expert),
-            rest.join("; ")
-        );
-        steps.push(Step::new(StepKind::Expert, value, detail));
+        let opinion = |cost: &ExpertCost| ExpertOpinion {
+            expert: cost.expert.to_string(),
+            value: (self.scale)(cost.size),
+            cost: cost.cost,
+        };
+        let chosen = target.costs.iter().filter(|cost| cost.expert == target.expert);
+        let mut kinds = Vec::new();
+        let cheapest = target.costs.iter().filter(|cost| {
+            let kind = std::mem::discriminant(&cost.expert.signal);
+            let first = !kinds.contains(&kind);
+            kinds.push(kind);
+            first && cost.expert != target.expert
+        });
+        let experts: Vec<ExpertOpinion> = chosen.chain(cheapest).map(opinion).collect();
+        let price = experts.first().map_or(0, |chosen| chosen.cost);
+        let detail = format!("{} over {} minutes at cost {price}", target.expert, target.minutes);
+        steps.push(Step { experts, ..Step::new(StepKind::Expert, value, detail) });
         Ok(Some(value))
     }
 
@@ -199,10 +194,11 @@ impl Series<'_> {
         Some(self.policy.safety_factor.times((self.scale)(used)))
     }
 
-    /// A throttled container asks for more in constant steps until demand shows. The limit has to move with it: where it
-    /// is kept, the request ends there.
-    fn probe(&self) -> Option<u64> {
-        self.is_throttled().then(|| self.current.0.map(|request| times(request, PROBE)))?
+    /// A limit that throttled raises the request where both move together: elsewhere no request lifts throttling.
+    fn probe(&self, value: u64) -> Option<u64> {
+        let (request, limit) = if self.moves_as_one() { (1, 1) } else { self.ratio()? };
+        let (floor, _) = self.limit_probe(share(value, limit, request))?;
+        Some(share(floor, request, limit))
     }
 
     fn anticipated(&self) -> Option<u64> {
@@ -215,8 +211,8 @@ impl Series<'_> {
         Some((self.scale)(peaks.hour_of_week(evidence.now).filter(|_| supported)?))
     }
 
-    /// The size while starting, when the policy has one.
-    fn boosted(&self, runtime: u64) -> Option<u64> {
+    /// What a size at runtime becomes while starting, when the policy says so.
+    pub(super) fn boosted(&self, runtime: u64) -> Option<u64> {
         let learned = &self.asked.evidence.startup;
         match self.resource {
             Resource::Cpu => {
@@ -240,7 +236,13 @@ impl Series<'_> {
 }
 
 /// The higher of the two.
-fn raised(value: u64, to: Option<u64>, kind: StepKind, detail: &str, steps: &mut Vec<Step>) -> u64 {
+pub(super) fn raised(
+    value: u64,
+    to: Option<u64>,
+    kind: StepKind,
+    detail: &str,
+    steps: &mut Vec<Step>,
+) -> u64 {
     match to.filter(|to| *to > value) {
         Some(to) => {
             steps.push(Step::new(kind, to, detail));

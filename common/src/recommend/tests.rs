@@ -3,8 +3,9 @@ use proptest::prelude::*;
 use super::*;
 use crate::expression::NoExpressions;
 use crate::histogram::UsageHistogram;
-use crate::policy::{Factor, ResourceBounds};
+use crate::policy::{Boost, Factor, Guaranteed, ResourceBounds};
 use crate::resources::Amounts;
+use crate::store::ThrottleEvidence;
 
 fn evidence(cpu: &[u64], memory_mebibytes: &[u64]) -> Evidence {
     let window = Duration::from_secs(60);
@@ -153,6 +154,127 @@ fn limits_keep_their_ratio_only_when_asked() {
     assert_eq!((equal.cpu.request, equal.cpu.limit), (Some(120), Some(120)));
 }
 
+fn throttled(evidence: &mut Evidence, limit: u64, seen_since: u64) {
+    let seen_since = Duration::from_secs(seen_since);
+    evidence.throttles.push(ThrottleEvidence { limit: MilliCpu(limit), seen_since });
+}
+
+fn moving(rule: LimitRule) -> Policy {
+    let mut policy = Policy::default();
+    policy.update.update_requests_only = false;
+    policy.update.cpu_limit = rule;
+    policy
+}
+
+fn headroom() -> LimitRule {
+    LimitRule::Headroom { percentile: "P99.9".parse().unwrap(), factor: factor(1500) }
+}
+
+fn factor(thousandths: u32) -> Factor {
+    Factor::from_thousandths(thousandths).unwrap()
+}
+
+#[test]
+fn a_limit_that_throttled_is_probed_above_and_the_request_only_where_it_moves_with_it() {
+    let declared = resources((100, 64), (200, 0));
+    let mut seen = evidence(&[20; 100], &[50]);
+    seen.cpu_tick.entry(100).or_default().add(&UsageHistogram::from_values(100, [300; 100]));
+    throttled(&mut seen, 200, 0);
+    for (policy, expected, text) in [
+        (moving(LimitRule::Ratio), (150, Some(300)), "probe above throttling 150m > limit by ratio 300m"),
+        (moving(headroom()), (24, Some(300)), "limit with headroom 50m > probe above throttling 300m"),
+        (moving(LimitRule::Keep), (24, None), "throttled by the kept limit 24m"),
+        (Policy::default(), (24, None), "throttled by the kept limit 24m"),
+    ] {
+        let r = size(&policy, &seen, declared, declared);
+        assert_eq!((r.cpu.request, r.cpu.limit), (Some(expected.0), expected.1), "{text}");
+        assert!(r.cpu.explain(Resource::Cpu).ends_with(text), "{}", r.cpu.explain(Resource::Cpu));
+    }
+    let kept = size(&Policy::default(), &seen, declared, declared);
+    let detail = &kept.cpu.steps.last().unwrap().detail;
+    assert!(detail.starts_with("200m throttles") && detail.contains("limits.cpu.type"), "{detail}");
+    // once the owner declares more, there is nothing to tell
+    let more = resources((100, 64), (400, 0));
+    assert!(!size(&Policy::default(), &seen, more, more).cpu.has(StepKind::Throttled));
+}
+
+#[test]
+fn a_probe_stays_while_bursts_need_it() {
+    let declared = resources((100, 64), (200, 0));
+    let mut seen = evidence(&[20; 100], &[50]);
+    let bursts = std::iter::repeat_n(200, 2000).chain([2500]);
+    seen.cpu_tick.entry(100).or_default().add(&UsageHistogram::from_values(100, bursts));
+    throttled(&mut seen, 200, 100_000);
+    let r = size(&moving(headroom()), &seen, declared, declared);
+    assert_eq!(r.cpu.limit, Some(280), "{}", r.cpu.explain(Resource::Cpu));
+}
+
+#[test]
+fn a_probe_decays_by_what_was_seen_and_does_not_come_back_by_itself() {
+    let declared = resources((100, 64), (200, 0));
+    let sizes = [0, 59, 60, 120, 600].map(|seconds| {
+        let mut seen = evidence(&[20; 100], &[50]);
+        throttled(&mut seen, 200, seconds);
+        let desired = resources((150, 64), (300, 0));
+        size(&moving(LimitRule::Ratio), &seen, declared, desired).cpu.request.unwrap()
+    });
+    assert_eq!(sizes, [150, 150, 87, 56, 24]);
+}
+
+fn guaranteed() -> Policy {
+    Policy { guaranteed: Guaranteed::MoveTogether, ..Policy::default() }
+}
+
+#[test]
+fn the_limit_of_a_guaranteed_container_holds_its_bursts() {
+    let one = resources((1000, 512), (1000, 512));
+    let mut seen = evidence(&[100; 100], &[50]);
+    seen.cpu_tick.entry(100).or_default().add(&UsageHistogram::from_values(100, [4000; 100]));
+    for policy in [guaranteed(), Policy { update: moving(headroom()).update, ..guaranteed() }] {
+        let r = size(&policy, &seen, one, one);
+        assert_eq!((r.cpu.request, r.cpu.limit), (Some(400), Some(400)), "{}", r.cpu.explain(Resource::Cpu));
+    }
+    seen.recent.memory_peak = 100 * 16;
+    let r = size(&guaranteed(), &seen, one, one);
+    assert_eq!((r.memory.request, r.memory.limit), (Some(110 << 20), Some(110 << 20)));
+}
+
+fn boosts(cpu: Boost<MilliCpu>, memory: Boost<Bytes>) -> Policy {
+    let startup = crate::policy::Startup { cpu: Some(cpu), memory: Some(memory), ..Default::default() };
+    Policy { startup, ..Policy::default() }
+}
+
+#[test]
+fn a_start_boosts_declared_limits_that_no_runtime_sizes_itself_by() {
+    let twice = boosts(Boost::Times(factor(2000)), Boost::Times(factor(2000)));
+    let seen = evidence(&[100; 10], &[50]);
+    let sized = |language, declared: Resources, desired: Resources, phase, last_resize| {
+        let name = "c".to_owned();
+        let container = ContainerFacts { name, desired, declared, language, ..ContainerFacts::default() };
+        recommend(&twice, Asked { phase, last_resize, ..asked(&container, &seen) })
+    };
+    let declared = resources((200, 64), (400, 128));
+    let (cpu, memory) = (StartSize { request: 240, limit: Some(800) }, 120 << 20);
+    let start = |language, declared| {
+        let r = sized(language, declared, declared, Phase::Startup, None);
+        (r.cpu.boost.unwrap(), r.memory.boost.unwrap())
+    };
+    assert_eq!(start(None, declared), (cpu, StartSize { request: memory, limit: Some(256 << 20) }));
+    let kept = StartSize { request: memory, limit: None };
+    assert_eq!(start(Some(LanguageRuntime::Jvm), declared), (cpu, kept));
+    assert_eq!(start(Some(LanguageRuntime::Go), declared), (StartSize { limit: None, ..cpu }, kept));
+    let without = start(None, resources((200, 64), (0, 0)));
+    assert_eq!((without.0.limit, without.1.limit), (None, None), "nothing that is not declared");
+    // a boosted limit is not boosted again, and goes back afterwards
+    let boosted = resources((240, 120), (800, 256));
+    let now = Some(seen.now);
+    let again = sized(None, declared, boosted, Phase::Startup, now);
+    assert_eq!((again.cpu.boost, again.cpu.limit), (Some(cpu), Some(400)));
+    let after = sized(None, declared, boosted, Phase::Runtime, now);
+    assert_eq!((after.cpu.boost, after.cpu.request, after.cpu.limit), (None, Some(120), Some(400)));
+    assert_eq!((after.memory.request, after.memory.limit), (Some(60 << 20), Some(128 << 20)));
+}
+
 #[test]
 fn without_data_there_is_no_recommendation() {
     let r = run(&Policy::default(), resources((100, 64), (0, 0)), &[], &[50]);
@@ -179,6 +301,49 @@ proptest! {
             prop_assert!(request >= mean);
         } else {
             prop_assert_eq!(r.cpu.hold.map(|h| h.reason), Some(Reason::BoundsDisjoint));
+        }
+    }
+
+    #[test]
+    fn siblings_of_different_size_are_recommended_the_same(
+        values in prop::collection::vec(1..4000_u64, 1..20),
+        limits in prop::collection::vec((1..4000_u64, 0..300_u64), 0..3),
+        sibling in (1..4000_u64, 0..4000_u64),
+        by_use: bool,
+    ) {
+        let mut seen = evidence(&values, &[50]);
+        seen.cpu_tick.entry(100).or_default().add(&UsageHistogram::from_values(100, values.clone()));
+        limits.iter().for_each(|(limit, seconds)| throttled(&mut seen, *limit, *seconds));
+        let policy = moving(if by_use { headroom() } else { LimitRule::Ratio });
+        let declared = resources((100, 64), (250, 0));
+        let of = |request, limit| {
+            let r = size(&policy, &seen, declared, resources((request, 64), (limit, 0)));
+            (r.cpu.request, r.cpu.limit)
+        };
+        prop_assert_eq!(of(100, 250), of(sibling.0, sibling.0 + sibling.1));
+    }
+
+    /// Property 4: bounds enforcement
+    #[test]
+    fn one_number_stays_within_bounds(
+        values in prop::collection::vec(1..4000_u64, 1..20),
+        memory in 1..300_u64,
+        recent in 1..400_u64,
+        max in (10..3000_u64, 16..300_u64),
+    ) {
+        let mut seen = evidence(&values, &[memory]);
+        seen.cpu_tick.entry(100).or_default().add(&UsageHistogram::from_values(100, values.iter().map(|v| v * 20)));
+        seen.recent.memory_peak = recent * 16;
+        let bounds = ResourceBounds {
+            cpu: Range { min: None, max: Some(MilliCpu(max.0)) },
+            memory: Range { min: None, max: Some(Bytes::from_mebibytes(max.1)) },
+            ..ResourceBounds::default()
+        };
+        let one = resources((1000, 512), (1000, 512));
+        let r = size(&Policy { bounds, ..guaranteed() }, &seen, one, one);
+        for (sizing, max) in [(&r.cpu, max.0), (&r.memory, max.1 << 20)] {
+            prop_assert_eq!(sizing.request, sizing.limit);
+            prop_assert!(sizing.request.is_none_or(|request| request <= max), "{:?}", sizing);
         }
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::history::History;
 use super::oom::OomEvidence;
+use super::throttle::ThrottleEvidence;
 use super::{Question, Variant};
 use crate::adaptive::Adaptive;
 use crate::histogram::{MergedHistogram, UsageHistogram};
@@ -38,6 +39,8 @@ pub struct Evidence {
     pub oom_kills: u64,
     /// The last OOM kills, whenever.
     pub oom: Option<OomEvidence>,
+    /// CPU limits that throttled.
+    pub throttles: Vec<ThrottleEvidence>,
     /// Part of the window that has data.
     pub covered: Duration,
     /// Pod-time within the window that was seen.
@@ -114,6 +117,7 @@ impl Evidence {
             counters: CpuCounters::default(),
             oom_kills: 0,
             oom: None,
+            throttles: Vec::new(),
             covered: Duration::ZERO,
             observed: Duration::ZERO,
             ran: Duration::ZERO,

@@ -9,10 +9,12 @@ use super::Interval;
 use super::evidence::{Evidence, Parts};
 use super::oom::OomEvidence;
 use super::recent::{PodUse, RecentPods};
+use super::throttle::{ThrottleEvidence, ThrottledLimits};
 use crate::adaptive::Adaptive;
 use crate::frame::ContainerRecord;
 use crate::histogram::UsageHistogram;
 use crate::peaks::MinutePeaks;
+use crate::quantity::MilliCpu;
 use crate::resources::Resource;
 use crate::sample::{CpuCounters, memory_units};
 use crate::startup::{Phase, StartProfile, StartSample};
@@ -58,6 +60,7 @@ pub struct History {
     cpu_adaptive: Adaptive,
     memory_adaptive: Adaptive,
     oom: Option<OomEvidence>,
+    throttled: ThrottledLimits,
     pods: RecentPods,
     pub(super) starts: StartProfile,
 }
@@ -88,6 +91,7 @@ impl Default for History {
             cpu_adaptive: Adaptive::new(Resource::Cpu),
             memory_adaptive: Adaptive::new(Resource::Memory),
             oom: None,
+            throttled: ThrottledLimits::default(),
             pods: RecentPods::default(),
             starts: StartProfile::default(),
         }
@@ -139,6 +143,7 @@ impl History {
             merge_series(into, from);
         }
         slot.cpu = slot.cpu.plus(record.cpu);
+        self.throttled.add(record, end);
         if !record.cpu_second.is_empty() {
             let throttled = is_throttled(record.cpu);
             self.cpu_peaks.record(middle, record.cpu_second.max(), throttled);
@@ -171,10 +176,14 @@ impl History {
     fn add_oom(&mut self, record: &ContainerRecord, end: Timestamp) {
         let limit = record.limits.memory.map_or(0, |limit| memory_units(limit.0));
         let size = limit.max(record.memory_total.max()).max(record.memory_working_set.max());
-        let seen = self.covered.range(end..).count();
-        let seen_since = FINE_SLOT * u32::try_from(seen).unwrap_or(u32::MAX);
+        let seen_since = self.seen_since(end);
         self.oom = Some(OomEvidence::merge(self.oom, OomEvidence { at: end, size, seen_since }));
         self.memory_adaptive.oom(end, size);
+    }
+
+    /// Time with data since then.
+    fn seen_since(&self, at: Timestamp) -> Duration {
+        FINE_SLOT * u32::try_from(self.covered.range(at..).count()).unwrap_or(u32::MAX)
     }
 
     /// A container ran from `start` to `end`, whether or not anybody saw it.
@@ -203,6 +212,7 @@ impl History {
             self.slots.entry(target).or_default().merge(&slot);
         }
         self.covered = self.covered.split_off(&oldest);
+        self.throttled.compact(oldest, now - FINAL_AFTER);
         self.pods.compact(now);
         self.cpu_adaptive.settle(&self.cpu_peaks, now - FINAL_AFTER);
         self.memory_adaptive.settle(&self.memory_peaks, now - FINAL_AFTER);
@@ -221,6 +231,11 @@ impl History {
     /// What one pod used in the last hour.
     pub(super) fn pod(&self, pod: &str) -> Option<PodUse> {
         self.pods.of(pod)
+    }
+
+    /// Uid and highest working set of every pod in the last hour.
+    pub(super) fn memory_peaks_of_pods(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.pods.peaks().map(|(pod, _, memory)| (pod, memory))
     }
 
     /// It was seen in this hour of the day (UTC) within the hour ring.
@@ -266,6 +281,10 @@ impl History {
         }
         if parts.cpu {
             evidence.cpu_peaks.merge(&self.cpu_peaks);
+            evidence.throttles.extend(self.throttled.counted().map(|(limit, at)| ThrottleEvidence {
+                limit: MilliCpu(limit),
+                seen_since: self.seen_since(at),
+            }));
         }
         if parts.coverage {
             evidence.cpu_adaptive = self.cpu_adaptive.at(&self.cpu_peaks, now);

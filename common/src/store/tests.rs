@@ -310,3 +310,28 @@ fn throttling_before_a_resize_says_nothing_about_the_size_after_it() {
     };
     assert_eq!((ask(None), ask(Some(at(60)))), (500, 0));
 }
+
+#[test]
+fn limits_that_throttled_are_remembered_whatever_the_order_of_frames() {
+    let frame = |i: i64| {
+        let mut throttled = record(&[1], &[1]);
+        let limit = if i < 4 { 200 } else { 300 };
+        // in the frame in which the limit is raised, the lower one throttled and the higher one is read
+        throttled.limits.cpu = Some(crate::quantity::MilliCpu(limit));
+        throttled.cpu.periods = 150;
+        throttled.cpu.throttled_periods = if i <= 4 { 30 } else { 3 };
+        (throttled, (at(i * 15), at(i * 15 + 15)))
+    };
+    let known = |order: &mut dyn Iterator<Item = i64>| {
+        let mut history = History::default();
+        for (record, times) in order.map(frame) {
+            add(&mut history, &record, times, at(120));
+        }
+        history.compact(at(120), MINUTE * 60);
+        evidence(&history, at(120), MINUTE).throttles
+    };
+    let forward = known(&mut (0..8));
+    let expected = ThrottleEvidence { limit: crate::quantity::MilliCpu(200), seen_since: MINUTE };
+    assert_eq!(forward, [expected]);
+    assert_eq!(known(&mut (0..8).rev()), forward);
+}

@@ -13,6 +13,9 @@ pub const MAX_CONTAINERS: usize = 100;
 /// How many steps of one resource of one container are kept at most.
 pub const MAX_STEPS: usize = 32;
 
+/// How many experts of one step are kept at most.
+pub const MAX_EXPERTS: usize = 8;
+
 /// How many resizes are kept at most; the oldest go first.
 pub const MAX_HISTORY: usize = 20;
 
@@ -173,12 +176,41 @@ pub struct RecommendedContainer {
     /// Why there is no recommendation, or why it is not applied, in one word.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub reason: String,
+    /// What it rests on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<EvidenceEntry>,
     /// How the recommendation came about, step by step.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub steps: Option<ResourceSteps>,
     /// The steps as text, with the evidence.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub explanation: String,
+}
+
+/// The evidence behind a recommendation, in numbers, as of the last time that the recommendation changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EvidenceEntry {
+    /// How far back was looked, in seconds.
+    pub window_seconds: i64,
+    /// Part of it that has data, less what nobody saw of the pods that ran.
+    pub covered_seconds: i64,
+    /// Seconds of CPU use, all pods.
+    pub cpu_samples: i64,
+    /// Values of memory use, all pods.
+    pub memory_samples: i64,
+    /// Mean CPU use.
+    pub cpu_mean: String,
+    /// Highest CPU use of a second, of any pod.
+    pub cpu_peak: String,
+    /// Mean working set.
+    pub memory_mean: String,
+    /// Highest working set, of any pod.
+    pub memory_peak: String,
+    /// Share of CFS periods throttled, such as `2.5%`.
+    pub throttled: String,
+    /// OOM kills.
+    pub oom_kills: i64,
 }
 
 /// Steps of each resource.
@@ -206,6 +238,22 @@ pub struct StepEntry {
     /// More about it, such as the policy that a bound comes from.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub detail: String,
+    /// Of `Adaptive`: the expert that was chosen, then the cheapest of each kind, at most 8.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub experts: Vec<ExpertEntry>,
+}
+
+/// What an expert of `Adaptive` asks for, and what following it would have cost.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ExpertEntry {
+    /// Its rule, such as `peak held 4h +5%`.
+    pub expert: String,
+    /// Its size, as a quantity.
+    pub value: String,
+    /// Unit-minutes (0.1 millicore, 64 KiB) of idle size, with missing size and resizes at their price.
+    pub cost: i64,
 }
 
 /// A decision.

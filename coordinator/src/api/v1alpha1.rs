@@ -13,9 +13,9 @@ use super::lint;
 pub use super::amount::Amount;
 pub use super::labels::{LabelExpression, LabelOperator, LabelSelector};
 pub use super::recommendation::{
-    Confidence, DecisionKind, HistoryEntry, LastDecision, MAX_CONTAINERS, MAX_HISTORY, MAX_STEPS, PolicyRef,
-    Recommendation, RecommendationSpec, RecommendationStatus, RecommendedContainer, ResourceSteps, StepEntry,
-    WorkloadTarget,
+    Confidence, DecisionKind, EvidenceEntry, ExpertEntry, HistoryEntry, LastDecision, MAX_CONTAINERS,
+    MAX_EXPERTS, MAX_HISTORY, MAX_STEPS, PolicyRef, Recommendation, RecommendationSpec, RecommendationStatus,
+    RecommendedContainer, ResourceSteps, StepEntry, WorkloadTarget,
 };
 pub use super::selector::{Namespaces, WorkloadSelector};
 pub use super::sizing::{

@@ -1,9 +1,11 @@
 //! Evaluates the policies that are due: evidence, sizes, decisions, requests, status.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
-use optipod_common::decide::{Backoff, CanaryProgress, Circumstances, Decision, Hold, Plan, Reason, decide};
+use optipod_common::decide::{
+    Backoff, CanaryProgress, Circumstances, Decision, Hold, Plan, Reason, RestartDebt, decide,
+};
 use optipod_common::ident::WorkloadRef;
 use optipod_common::policy::{Mode, Policy};
 use optipod_common::progress::Progress;
@@ -13,7 +15,7 @@ use optipod_common::time::Timestamp;
 
 use super::resizes::{Purpose, Subject};
 use super::sizes::{SizedPod, Sizer};
-use super::{Effect, Engine, Kept, PolicyState, Request, version};
+use super::{Effect, Engine, Kept, PolicyState, Request, lent, version};
 use crate::api::convert::Selector;
 use crate::apply::Action;
 use crate::index::{Held, HeldBy, NodeLoad, PodKey, PolicyEntry, PolicyKey, SelectedWorkload, Selection};
@@ -59,7 +61,9 @@ struct Turn<'a> {
     /// Resizes that may still be started.
     free: usize,
     /// What the pods of each node ask for.
-    loads: &'a HashMap<String, NodeLoad>,
+    loads: &'a mut HashMap<String, NodeLoad>,
+    /// What replacements would ask for beyond what runs, by class of nodes.
+    debts: &'a BTreeMap<String, RestartDebt>,
     /// Agents may still replay to a new leader.
     starting: bool,
     /// Why the strategy only shows what it would do.
@@ -91,10 +95,14 @@ impl Engine {
             self.swept = true;
             effects.push(Effect::SweepRecommendations(Box::new(self.kept(&selection))));
         }
-        let loads = self.index.node_loads();
+        let peaks = self.usage.memory_peaks();
+        let mut loads = self.index.node_loads(|uid| peaks.get(uid).copied().unwrap_or_default());
+        drop(peaks);
+        let debts = lent::debts(self.index.nodes(), &loads);
+        self.metrics.show_debts(&debts);
         for key in due {
             let started = Instant::now();
-            effects.extend(self.evaluate(&key, (&selection, &loads), starting, now));
+            effects.extend(self.evaluate(&key, (&selection, &mut loads, &debts), starting, now));
             let name = key.to_string();
             self.metrics
                 .reconciliation_seconds
@@ -132,7 +140,11 @@ impl Engine {
     fn evaluate(
         &mut self,
         key: &PolicyKey,
-        (selection, loads): (&Selection, &HashMap<String, NodeLoad>),
+        (selection, loads, debts): (
+            &Selection,
+            &mut HashMap<String, NodeLoad>,
+            &BTreeMap<String, RestartDebt>,
+        ),
         starting: bool,
         now: Timestamp,
     ) -> Vec<Effect> {
@@ -147,7 +159,7 @@ impl Engine {
                 let free = limit.saturating_sub(self.resizes.in_flight_of(key));
                 let said = self.policies.get(key).and_then(|state| state.written.as_ref());
                 let shadow = version::shadow(policy, said.map_or(&entry.status, |(status, _)| status));
-                let mut turn = Turn { free, loads, starting, shadow, now };
+                let mut turn = Turn { free, loads, debts, starting, shadow, now };
                 for workload in workloads {
                     self.usage.set_startup(&workload.workload, policy.startup.until);
                 }
@@ -192,34 +204,48 @@ impl Engine {
         let policy = &*workload.policy(policy);
         let mut sizing = Sizer::new(self, policy, selector, workload, turn.loads, now);
         let sized: Vec<SizedPod> = workload.pods.iter().filter_map(|pod| sizing.size(pod)).collect();
-        let shared = Circumstances {
+        let mut shared = Circumstances {
             dry_run: self.dry_run(),
             shadow: turn.shadow.clone(),
             starting: turn.starting,
             clock_jumped: self.jumped.is_some_and(|at| now.since(at) < policy.reconciliation_interval),
             breaker: self.breaker.open(now),
             hpa: self.index.hpa_resources(&workload.workload),
-            canary: canary(policy, &sized),
+            canary: canary(policy, &sized, |uid| self.resizes.in_flight(uid), now),
             owner_progressing: is_progressing(&workload.workload, &sized),
             runtime_classes: RUNTIME_CLASSES.map(str::to_owned).to_vec(),
             ready_pods: u32::try_from(sized.iter().filter(|pod| pod.facts.ready).count()).ok(),
             ..Circumstances::at(now)
         };
         let mut pods = Vec::new();
-        for SizedPod { facts, sizes } in sized {
+        for SizedPod { mut facts, sizes } in sized {
+            if let Some(node) = &mut facts.node {
+                // less what was decided for the pods before this one
+                node.free = turn.loads.get(&node.name).and_then(|load| load.free(node.allocatable));
+            }
             let circumstances = Circumstances {
                 protected_namespace: self.protected(&facts.namespace),
                 in_flight: self.resizes.in_flight(&facts.uid),
                 slot_free: turn.free > 0,
                 backoff: self.resizes.backoff(&facts.uid).cloned(),
+                restart_debt: facts.node.as_ref().and_then(|node| turn.debts.get(&node.class)).copied(),
                 ..shared.clone()
             };
             let decision = match &workload.held {
                 Some(held) => held_back(held),
                 None => decide(policy, &facts, &sizes, &circumstances),
             };
-            if matches!(decision, Decision::Resize { .. }) {
-                turn.free -= 1;
+            if let Decision::Resize { plan, .. } = &decision {
+                if let Some(load) = facts.node.as_ref().and_then(|node| turn.loads.get_mut(&node.name)) {
+                    let (cpu, memory) = plan.request_growth();
+                    load.take(u64::try_from(cpu).unwrap_or(0), u64::try_from(memory).unwrap_or(0));
+                }
+                // an emergency is decided without a free slot
+                turn.free = turn.free.saturating_sub(1);
+                if let Some(canary) = &mut shared.canary {
+                    canary.changed += 1;
+                    canary.since = canary.since.or(Some(now));
+                }
             }
             let progress = self.resizes.state(&facts.uid).cloned();
             let backoff = circumstances.backoff.filter(|backoff| backoff.until > now);
@@ -277,9 +303,15 @@ fn held_back(held: &Held) -> Decision {
     Decision::Hold { held: vec![Hold::of_pod(reason, held.message.clone())], would: None }
 }
 
-/// How many pods have the recommended size, and since when; only where some pods try a change first.
-fn canary(policy: &Policy, pods: &[SizedPod]) -> Option<CanaryProgress> {
-    policy.update.canary?;
+/// How many pods have the recommended size or are on their way to it, and since when; only where some pods try a change
+/// first.
+fn canary(
+    policy: &Policy,
+    pods: &[SizedPod],
+    in_flight: impl Fn(&str) -> bool,
+    now: Timestamp,
+) -> Option<CanaryProgress> {
+    let canary = policy.update.canary?;
     let least = u64::from(policy.update.min_change.thousandths());
     let near = |from: Option<u64>, to: Option<u64>| match (from, to) {
         (Some(from), Some(to)) => from.abs_diff(to).saturating_mul(1000) < from.saturating_mul(least.max(1)),
@@ -295,16 +327,22 @@ fn canary(policy: &Policy, pods: &[SizedPod]) -> Option<CanaryProgress> {
             })
         })
     };
-    let changed: Vec<&SizedPod> = pods.iter().filter(has_its_size).collect();
+    // a step of several is watched as well, before the others follow
+    let resized = |pod: &&SizedPod| pod.facts.last_resize.is_some_and(|at| now.since(at) < canary.observe);
+    let changed: Vec<&SizedPod> =
+        pods.iter().filter(|pod| in_flight(&pod.facts.uid) || resized(pod) || has_its_size(pod)).collect();
     let since = |pod: &&SizedPod| {
         let started = pod.facts.containers.iter().filter_map(|c| c.started).max();
-        pod.facts.last_resize.or(started)
+        if in_flight(&pod.facts.uid) { Some(now) } else { pod.facts.last_resize.or(started) }
     };
     let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
+    let first = usize::try_from(canary.first_of(count(pods.len()))).unwrap_or(usize::MAX);
+    let mut times: Vec<Timestamp> = changed.iter().filter_map(since).collect();
+    times.sort_unstable();
     Some(CanaryProgress {
         pods: count(pods.len()),
         changed: count(changed.len()),
-        since: changed.iter().filter_map(since).max(),
+        since: times.get(first - 1).copied(),
     })
 }
 

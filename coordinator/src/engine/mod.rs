@@ -2,6 +2,7 @@
 
 mod breaker;
 mod evaluate;
+mod lent;
 mod resizes;
 mod sizes;
 mod usage;
@@ -22,6 +23,7 @@ use optipod_common::time::Timestamp;
 
 use self::breaker::Breaker;
 pub use self::evaluate::{PodOutcome, WorkloadOutcome};
+use self::lent::Shrunk;
 use self::resizes::Resizes;
 pub use self::resizes::{End, Ended, Purpose, Subject};
 use self::usage::Usage;
@@ -125,6 +127,7 @@ pub struct Engine {
     ticked: Option<Timestamp>,
     jumped: Option<Timestamp>,
     breaker: Breaker,
+    shrunk: Shrunk,
     prices: Option<Prices>,
     /// What earlier leaders left was looked through in this term.
     swept: bool,
@@ -145,6 +148,7 @@ impl Engine {
             ticked: None,
             jumped: None,
             breaker: Breaker::default(),
+            shrunk: Shrunk::default(),
             prices: None,
             swept: false,
         }
@@ -182,6 +186,7 @@ impl Engine {
         self.leading_since = leads.then_some(now);
         self.usage = Usage::default();
         self.resizes = Resizes::default();
+        self.shrunk = Shrunk::default();
         self.policies.clear();
         self.swept = false;
         self.metrics.leader.set(leads.into());
@@ -279,6 +284,9 @@ impl Engine {
                 self.metrics.applications.with_label_values(&[policy.as_str(), method]).inc();
                 let notice = Notice::resizing(&subject, &action.plan);
                 let facts = self.index.facts(&subject.pod);
+                if let Some(facts) = &facts {
+                    self.shrunk.record(facts, &action.plan, now);
+                }
                 self.resizes.accepted(subject, action.plan, &accepted, facts.as_ref(), now);
                 notice
             }

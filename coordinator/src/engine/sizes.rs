@@ -1,6 +1,7 @@
 //! Evidence and policy become the sizes of a pod's containers.
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
 use optipod_common::ident::WorkloadContainer;
 use optipod_common::policy::{Mode, Policy, Scope};
@@ -14,6 +15,9 @@ use super::Engine;
 use crate::api::convert::Selector;
 use crate::expression::Cel;
 use crate::index::{NodeLoad, PodKey, SelectedWorkload};
+
+/// A resize this soon after start-up is a step of taking back what start-up added: `maxStep` may need several.
+const TAKING_BACK: Duration = Duration::from_secs(300);
 
 /// A pod with the sizes of its containers.
 pub struct SizedPod {
@@ -61,11 +65,11 @@ impl<'a> Sizer<'a> {
         if let Some(node) = &mut facts.node
             && let Some(load) = self.loads.get(&node.name)
         {
-            node.free = load.free(node.allocatable);
-            node.admitting = load.admitting.clone();
+            super::lent::complete(node, load, &self.engine.shrunk, self.now);
         }
         facts.boosted = facts.last_resize.is_some_and(|at| {
-            facts.containers.iter().any(|container| self.phase(facts, container, at) == Phase::Startup)
+            let before = at - TAKING_BACK;
+            facts.containers.iter().any(|container| self.phase(facts, container, before) == Phase::Startup)
         });
     }
 

@@ -7,6 +7,8 @@ use optipod_common::frame::{CgroupLimits, ContainerRecord, Frame};
 use optipod_common::ident::{ContainerId, WorkloadContainer, WorkloadRef};
 use optipod_common::ledger::{Admission, Ledger};
 use optipod_common::policy::Until;
+use optipod_common::quantity::Bytes;
+use optipod_common::sample::MEMORY_UNIT_BYTES;
 use optipod_common::startup::{Lifetime, Phase};
 use optipod_common::store::{Evidence, Interval, PodUse, Question, Store, Variant};
 use optipod_common::time::Timestamp;
@@ -181,6 +183,16 @@ impl Usage {
     /// What one pod used in the last hour.
     pub fn pod(&self, key: &WorkloadContainer, variant: &Variant, uid: &str) -> Option<PodUse> {
         self.store.pod(key, variant, uid)
+    }
+
+    /// The highest working set of each pod in the last hour, all its containers together, by uid.
+    pub fn memory_peaks(&self) -> HashMap<&str, Bytes> {
+        let mut peaks: HashMap<&str, Bytes> = HashMap::new();
+        for (pod, units) in self.store.memory_peaks() {
+            let peak = peaks.entry(pod).or_default();
+            peak.0 = peak.0.saturating_add(units.saturating_mul(MEMORY_UNIT_BYTES));
+        }
+        peaks
     }
 
     /// Evidence of one container of a workload.

@@ -31,7 +31,7 @@ use kube::core::DeserializeGuard;
 use optipod_common::decide::Followed;
 use optipod_common::ident::{ContainerId, WorkloadContainer, WorkloadRef};
 use optipod_common::quantity::{Bytes, MilliCpu};
-use optipod_common::resources::{Amounts, NodeFacts, PodFacts, Resource};
+use optipod_common::resources::{Amounts, NodeFacts, PodFacts, QosClass, Resource};
 use optipod_common::time::Timestamp;
 
 use crate::api::OptimizationPolicy;
@@ -136,16 +136,63 @@ pub struct NodeLoad {
     pub requests: Amounts,
     /// A pod that is bound to it and not admitted.
     pub admitting: Option<String>,
+    /// CPU requests of its Burstable pods: the weight of all of them.
+    pub burstable: MilliCpu,
+    /// It has Guaranteed pods.
+    pub guaranteed: bool,
+    /// What pods ask for less than their templates say.
+    pub owed: Amounts,
+    /// Peaks of the working sets of its pods, added up.
+    pub peaks: Bytes,
 }
 
 impl NodeLoad {
+    /// As the scheduler counts: while a resize is under way what is asked for, allocated and actual, whichever is most; of
+    /// one that the kubelet will never do, not what is asked for. Init containers run before the others.
     fn add(&mut self, pod: &PodFacts) {
-        let each = pod.containers.iter().map(|container| container.desired.requests);
-        for amounts in each.chain([pod.overhead]) {
-            let cpu = self.requests.cpu.unwrap_or_default().0 + amounts.cpu.unwrap_or_default().0;
-            let memory = self.requests.memory.unwrap_or_default().0 + amounts.memory.unwrap_or_default().0;
-            self.requests = Amounts { cpu: Some(MilliCpu(cpu)), memory: Some(Bytes(memory)) };
+        let infeasible = pod.pending.as_ref().is_some_and(|pending| pending.reason == "Infeasible");
+        let (mut cpu, mut memory) = (0, 0);
+        for container in &pod.containers {
+            let asked = (!infeasible).then_some(container.desired.requests);
+            let taken = [asked, container.allocated, container.actual.map(|actual| actual.requests)];
+            let taken = taken.into_iter().flatten();
+            cpu += taken.clone().filter_map(|amounts| amounts.cpu).max().unwrap_or_default().0;
+            memory += taken.filter_map(|amounts| amounts.memory).max().unwrap_or_default().0;
         }
+        for init in &pod.init {
+            cpu = cpu.max(init.resources.requests.cpu.unwrap_or_default().0);
+            memory = memory.max(init.resources.requests.memory.unwrap_or_default().0);
+        }
+        match pod.qos_class() {
+            QosClass::Burstable => self.burstable.0 = self.burstable.0.saturating_add(cpu),
+            QosClass::Guaranteed => self.guaranteed = true,
+            QosClass::BestEffort => {}
+        }
+        self.take(cpu, memory);
+        self.take(pod.overhead.cpu.unwrap_or_default().0, pod.overhead.memory.unwrap_or_default().0);
+    }
+
+    /// What the template of a container says beyond what the container asks for now.
+    fn owe(&mut self, declared: Amounts, desired: Amounts) {
+        let more = |declared: Option<u64>, desired: Option<u64>| {
+            declared.zip(desired).map_or(0, |(declared, desired)| declared.saturating_sub(desired))
+        };
+        let Amounts { cpu, memory } = self.owed;
+        let more_cpu = more(declared.cpu.map(|c| c.0), desired.cpu.map(|c| c.0));
+        let more_memory = more(declared.memory.map(|m| m.0), desired.memory.map(|m| m.0));
+        self.owed = Amounts {
+            cpu: Some(MilliCpu(cpu.unwrap_or_default().0.saturating_add(more_cpu))),
+            memory: Some(Bytes(memory.unwrap_or_default().0.saturating_add(more_memory))),
+        };
+    }
+
+    /// More is asked for: millicores and bytes.
+    pub fn take(&mut self, cpu: u64, memory: u64) {
+        let Amounts { cpu: before, memory: memory_before } = self.requests;
+        self.requests = Amounts {
+            cpu: Some(MilliCpu(before.unwrap_or_default().0.saturating_add(cpu))),
+            memory: Some(Bytes(memory_before.unwrap_or_default().0.saturating_add(memory))),
+        };
     }
 
     /// What is left of what a node has to give; `None` where that is not known.
@@ -272,13 +319,24 @@ impl Index {
         self.pods.keys()
     }
 
-    /// What each node's pods ask for, and which of them it has not admitted yet. O(pods): for an evaluation.
-    pub fn node_loads(&self) -> HashMap<String, NodeLoad> {
+    /// All nodes.
+    pub fn nodes(&self) -> impl Iterator<Item = &NodeFacts> {
+        self.nodes.values()
+    }
+
+    /// What each node's pods ask for, and which of them it has not admitted yet; `peak` is the highest working set of a pod
+    /// by its uid. O(pods): for an evaluation.
+    pub fn node_loads(&self, peak: impl Fn(&str) -> Bytes) -> HashMap<String, NodeLoad> {
         let mut loads: HashMap<String, NodeLoad> = HashMap::new();
         for (key, record) in self.pods.iter().filter(|(_, record)| !record.finished) {
             let Some(node) = &record.node else { continue };
             let load = loads.entry(node.clone()).or_default();
             load.add(&record.facts);
+            load.peaks.0 = load.peaks.0.saturating_add(peak(&record.facts.uid).0);
+            for container in &record.facts.containers {
+                let declared = self.declared(record, &container.name, container.desired);
+                load.owe(declared.requests, container.desired.requests);
+            }
             if !record.admitted {
                 load.admitting = Some(key.to_string());
             }

@@ -153,12 +153,14 @@ fn language(container: &Container) -> Option<LanguageRuntime> {
 pub const LANGUAGE_VARIABLES: [&str; 7] =
     ["JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "JAVA_OPTS", "NODE_OPTIONS", "GODEBUG", "GOGC", "GOMEMLIMIT"];
 
-/// Size limits of the volumes in memory that a container mounts.
+/// Sizes of the volumes in memory that a container mounts: one without a limit of its own is as large as the kubelet makes
+/// it, which is the memory limit.
 fn tmpfs(spec: &PodSpec, container: &Container) -> Bytes {
     let sizes = container.volume_mounts.iter().flatten().filter_map(|mount| {
         let volume = spec.volumes.iter().flatten().find(|volume| volume.name == mount.name)?;
         let empty = volume.empty_dir.as_ref().filter(|e| e.medium.as_deref() == Some("Memory"))?;
-        empty.size_limit.as_ref()?.0.parse::<Bytes>().ok()
+        let limit = empty.size_limit.as_ref().and_then(|limit| limit.0.parse::<Bytes>().ok());
+        limit.filter(|limit| limit.0 > 0).or(resources_of(container.resources.as_ref()).limits.memory)
     });
     Bytes(sizes.fold(0, |sum, size| sum.saturating_add(size.0)))
 }

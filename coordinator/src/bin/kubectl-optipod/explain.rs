@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use anyhow::{Context as _, Result, bail};
 use kube::api::{Api, ListParams};
 use optipod_coordinator::api::Recommendation;
-use optipod_coordinator::api::v1alpha1::{RecommendedContainer, Sizes, StepEntry, Totals};
+use optipod_coordinator::api::v1alpha1::{EvidenceEntry, RecommendedContainer, Sizes, StepEntry, Totals};
 
 use super::cluster;
 
@@ -103,8 +103,18 @@ fn about_container(container: &RecommendedContainer, line: &mut impl FnMut(usize
     line(4, "at most:     ", &sizes(container.upper_bound.as_ref()));
     line(4, "reason:      ", &container.reason);
     if let Some(steps) = &container.steps {
-        line(4, "cpu:         ", &chain(&steps.cpu));
-        line(4, "memory:      ", &chain(&steps.memory));
+        for (name, steps) in [("cpu:         ", &steps.cpu), ("memory:      ", &steps.memory)] {
+            line(4, name, &chain(steps));
+            // the chosen expert is in the chain
+            for expert in steps.iter().flat_map(|step| step.experts.iter().skip(1)) {
+                let what =
+                    format!("{} would ask for {} at cost {}", expert.expert, expert.value, expert.cost);
+                line(6, "", &what);
+            }
+        }
+    }
+    if let Some(evidence) = &container.evidence {
+        line(4, "evidence:    ", &numbers(evidence));
     }
     line(4, "explanation: ", &container.explanation);
 }
@@ -115,6 +125,22 @@ fn chain(steps: &[StepEntry]) -> String {
         format!("{} {}{detail}", entry.step, entry.value)
     };
     steps.iter().map(step).collect::<Vec<_>>().join(" > ")
+}
+
+fn numbers(of: &EvidenceEntry) -> String {
+    format!(
+        "{} of {} s; cpu {} values, mean {}, peak {}, throttled {}; memory {} values, mean {}, peak {}, {} OOM kills",
+        of.covered_seconds,
+        of.window_seconds,
+        of.cpu_samples,
+        of.cpu_mean,
+        of.cpu_peak,
+        of.throttled,
+        of.memory_samples,
+        of.memory_mean,
+        of.memory_peak,
+        of.oom_kills
+    )
 }
 
 fn sizes(sizes: Option<&Sizes>) -> String {
@@ -141,7 +167,10 @@ mod tests {
                 "phase": "Skipped", "reason": "CooldownActive", "message": "web-1: 120 s left",
                 "account": {"requested": {"cpu": "3", "memory": "192Mi"}, "used": {"cpu": "280m", "memory": "150Mi"}}, "coveragePercent": 80, "confidence": "Medium",
                 "containers": [{"name": "app", "declared": {"cpu": "1"}, "recommended": {"cpu": "120m", "memory": "64Mi"},
-                    "steps": {"cpu": [{"step": "percentile", "value": "100m"}, {"step": "max bound", "value": "120m", "detail": "enforced by a/b"}]}}],
+                    "evidence": {"windowSeconds": 100, "coveredSeconds": 80, "cpuSamples": 80, "memorySamples": 80, "cpuMean": "90m",
+                        "cpuPeak": "110m", "memoryMean": "60Mi", "memoryPeak": "64Mi", "throttled": "2.5%", "oomKills": 1},
+                    "steps": {"cpu": [{"step": "expert", "value": "100m", "detail": "peak held 4h +5% over 80 minutes at cost 7",
+                        "experts": [{"expert": "peak held 4h +5%", "value": "100m", "cost": 7}, {"expert": "P95 of the day +5%", "value": "90m", "cost": 9}]}, {"step": "max bound", "value": "120m", "detail": "enforced by a/b"}]}}],
                 "lastDecision": {"time": "2026-01-05T10:00:00Z", "decision": "Hold", "reason": "CooldownActive"},
                 "history": [{"time": "2026-01-05T09:58:00Z", "pod": "web-1", "change": "app cpu 1 > 120m", "outcome": "Done"}],
             },
@@ -156,7 +185,9 @@ mod tests {
   container app
     declared:    cpu 1
     recommended: cpu 120m, memory 64Mi
-    cpu:         percentile 100m > max bound 120m (enforced by a/b)
+    cpu:         expert 100m (peak held 4h +5% over 80 minutes at cost 7) > max bound 120m (enforced by a/b)
+      P95 of the day +5% would ask for 90m at cost 9
+    evidence:    80 of 100 s; cpu 80 values, mean 90m, peak 110m, throttled 2.5%; memory 80 values, mean 60Mi, peak 64Mi, 1 OOM kills
   decided:     Hold (CooldownActive) at 2026-01-05T10:00:00Z
   history:     2026-01-05T09:58:00Z web-1 app cpu 1 > 120m: Done
 ";

@@ -183,6 +183,45 @@ fn finished_pods_are_no_workload() {
 }
 
 #[test]
+fn a_node_is_loaded_as_the_scheduler_counts() {
+    let mut index = index();
+    let mut resized = pod("p", 1, json!([]));
+    resized["spec"]["initContainers"] = json!([{"name": "i", "resources": resources("100m", "256Mi")}]);
+    let status = &mut resized["status"]["containerStatuses"][0];
+    status["allocatedResources"] = json!({"cpu": "500m", "memory": "32Mi"});
+    status["resources"] = resources("300m", "128Mi");
+    let load = |index: &mut Index, pod: Value| {
+        put_pod(index, pod, 0);
+        let requests = index.node_loads(|_| Bytes(0))["n1"].requests;
+        (requests.cpu.unwrap().to_string(), requests.memory.unwrap().to_string())
+    };
+    assert_eq!(load(&mut index, resized.clone()), ("500m".to_owned(), "256Mi".to_owned()));
+    resized["spec"]["containers"][0]["resources"] = resources("4", "1Gi");
+    assert_eq!(load(&mut index, resized.clone()), ("4".to_owned(), "1Gi".to_owned()));
+    // what the kubelet will never do takes nothing
+    resized["status"]["conditions"] =
+        json!([{"type": "PodResizePending", "status": "True", "reason": "Infeasible"}]);
+    assert_eq!(load(&mut index, resized), ("500m".to_owned(), "256Mi".to_owned()));
+}
+
+#[test]
+fn a_volume_in_memory_without_a_size_is_as_large_as_the_limit() {
+    let of = |empty_dir: Value| {
+        let mut index = index();
+        let mut pod = pod("p", 1, json!([]));
+        pod["spec"]["volumes"] = json!([{"name": "v", "emptyDir": empty_dir}]);
+        let container = &mut pod["spec"]["containers"][0];
+        container["volumeMounts"] = json!([{"name": "v", "mountPath": "/v"}]);
+        container["resources"]["limits"] = json!({"memory": "1Gi"});
+        put_pod(&mut index, pod, 0);
+        index.facts(&key("p")).unwrap().containers[0].tmpfs
+    };
+    assert_eq!(of(json!({"medium": "Memory", "sizeLimit": "64Mi"})), Bytes::from_mebibytes(64));
+    assert_eq!(of(json!({"medium": "Memory"})), Bytes::from_mebibytes(1024));
+    assert_eq!(of(json!({})), Bytes(0));
+}
+
+#[test]
 fn autoscalers_on_utilisation_hold_a_resource() {
     let hpa = |name: &str, target: &str, metrics: Value| -> HorizontalPodAutoscaler {
         let target = json!({"kind": "Deployment", "name": target, "apiVersion": "apps/v1"});
