@@ -147,7 +147,7 @@ fn unused(spec: &OptimizationPolicySpec) -> Option<Warning> {
         reason: "OtherStrategy",
         field: "spec.strategy",
         message: format!(
-            "the strategy is {kind:?}: {} is for another one, checked and not used",
+            "the strategy is {kind:?}, which does not use {}: what is given there is checked and has no effect",
             unused.join(", ")
         ),
     })
