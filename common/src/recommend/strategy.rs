@@ -12,9 +12,6 @@ use crate::sample::MEMORY_UNIT_BYTES;
 use crate::startup::{LearnedStart, Phase};
 use crate::threshold::{ThresholdVerdict, threshold};
 
-/// Earlier weeks that must show a burst before it is raised for.
-const WEEKS_TO_ANTICIPATE: usize = 2;
-
 impl Series<'_> {
     /// The value before bounds.
     pub(super) fn formula(&self, steps: &mut Vec<Step>) -> Result<u64, No> {
@@ -39,7 +36,7 @@ impl Series<'_> {
             (
                 self.anticipated(),
                 StepKind::Anticipation,
-                "this hour or the next had this peak in earlier weeks",
+                "this hour or the next had this peak in two earlier weeks",
             ),
         ] {
             value = raised(value, to, kind, detail, steps);
@@ -211,8 +208,7 @@ impl Series<'_> {
             Resource::Cpu => &evidence.cpu_peaks,
             Resource::Memory => &evidence.memory_peaks,
         };
-        let supported = self.policy.anticipate && peaks.weeks_known(evidence.now) >= WEEKS_TO_ANTICIPATE;
-        Some((self.scale)(peaks.hour_of_week(evidence.now).filter(|_| supported)?))
+        Some((self.scale)(peaks.repeated(evidence.now).filter(|_| self.policy.anticipate)?))
     }
 
     /// The size while starting, when the policy has one.
