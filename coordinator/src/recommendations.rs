@@ -232,8 +232,24 @@ fn container(size: &ContainerRecommendation, pods: &[PodOutcome]) -> Recommended
         upper_bound: bound(|sizing| sizing.upper),
         reason: held(&size.cpu).or_else(|| held(&size.memory)).unwrap_or_default(),
         steps: Some(ResourceSteps { cpu: steps(Resource::Cpu), memory: steps(Resource::Memory) }),
-        explanation: crate::status::explanation(size),
+        explanation: crate::status::explanation(size) + &differences(&size.container, pods),
     }
+}
+
+/// Where pods are sized one by one: what is recommended to all of them.
+fn differences(container: &str, pods: &[PodOutcome]) -> String {
+    let sizes = || pods.iter().flat_map(|pod| &pod.sizes).filter(|size| size.container == container);
+    let range = |resource| {
+        let requests = || sizes().filter_map(move |size| size.of(resource).request);
+        let (least, most) = requests().min().zip(requests().max()).filter(|(least, most)| least < most)?;
+        Some(format!(
+            "; {resource} of {} pods {} to {}",
+            requests().count(),
+            amount(resource, least),
+            amount(resource, most)
+        ))
+    };
+    [Resource::Cpu, Resource::Memory].into_iter().filter_map(range).collect()
 }
 
 /// The largest of each container, over all pods.

@@ -56,6 +56,32 @@ impl Series<'_> {
         }
     }
 
+    /// Percentile times safety factor of what was used; `None` without data.
+    fn with_margin(&self, used: &MergedHistogram) -> Option<u64> {
+        let quantile = used.quantile(self.policy.percentile.permyriad())?;
+        Some(self.policy.safety_factor.times((self.scale)(quantile)))
+    }
+
+    /// What this pod used in the last hour, and what the hottest one did; `None` where all pods are sized alike, and for
+    /// the hottest itself.
+    fn share(&self) -> Option<(u64, u64)> {
+        let pod = self.asked.pod.filter(|_| self.policy.scope == Scope::Pod)?;
+        let hottest = self.asked.evidence.hottest.as_ref()?;
+        let (own, top) = match self.resource {
+            Resource::Cpu => (pod.cpu.max(), hottest.cpu.1),
+            Resource::Memory => (pod.memory, hottest.memory.1),
+        };
+        (own < top).then_some((own, top))
+    }
+
+    /// This pod's part of what is known as a maximum over the pods.
+    pub(super) fn part_of(&self, value: u64) -> u64 {
+        self.share().map_or(value, |(own, top)| {
+            let part = (u128::from(value) * u128::from(own)).div_ceil(u128::from(top));
+            u64::try_from(part).unwrap_or(value)
+        })
+    }
+
     /// Percentile times safety factor; `None` without data.
     #[allow(clippy::unnecessary_wraps, reason = "one signature for all strategies")]
     fn percentile(&self, values: Option<&MergedHistogram>, steps: &mut Vec<Step>) -> Result<Option<u64>, No> {
@@ -142,7 +168,17 @@ impl Series<'_> {
             rest.join("; ")
         );
         steps.push(Step::new(StepKind::Expert, value, detail));
-        Ok(Some(value))
+        let Some((own, top)) = self.share() else { return Ok(Some(value)) };
+        // an expert follows the hottest pod; the others have its size in proportion, and at least what all need
+        let merged = self.values().and_then(|used| self.with_margin(used)).unwrap_or(0);
+        let part = self.part_of(value).max(merged).min(value);
+        let [own, top] = [own, top].map(|used| self.show((self.scale)(used)));
+        steps.push(Step::new(
+            StepKind::Share,
+            part,
+            format!("{own} in the last hour, the hottest pod {top}"),
+        ));
+        Ok(Some(part))
     }
 
     fn expression(&self, source: Option<&str>, steps: &mut Vec<Step>) -> Result<Option<u64>, No> {
@@ -166,8 +202,8 @@ impl Series<'_> {
         Ok(Some(value))
     }
 
-    /// What pods of other revisions or on other kinds of nodes needed, by the percentile and the safety factor. It counts
-    /// until these pods have evidence of their own.
+    /// What pods of other revisions or on other kinds of nodes needed: by Adaptive as it sized them, else by the percentile
+    /// and the safety factor. It counts until these pods have evidence of their own.
     fn of_others(&self, own: bool) -> Option<u64> {
         let evidence = self.asked.evidence;
         let others = evidence.others.as_ref()?;
@@ -176,15 +212,16 @@ impl Series<'_> {
         if own && covered && evidence.unseen_peak_hour.is_none() {
             return None;
         }
-        let values = match self.resource {
-            Resource::Cpu => crate::store::most(&others.cpu),
-            Resource::Memory => Some(&others.memory),
-        }?;
-        Some(
-            self.policy
-                .safety_factor
-                .times((self.scale)(values.quantile(self.policy.percentile.permyriad())?)),
-        )
+        let (used, adaptive) = match self.resource {
+            Resource::Cpu => (crate::store::most(&others.cpu), &others.cpu_adaptive),
+            Resource::Memory => (Some(&others.memory), &others.memory_adaptive),
+        };
+        match self.policy.strategy {
+            Strategy::Adaptive(objective) => {
+                adaptive.iter().filter_map(|state| state.size(objective)).max().map(self.scale)
+            }
+            _ => self.with_margin(used?),
+        }
     }
 
     fn hot_pod(&self) -> Option<u64> {
@@ -208,7 +245,8 @@ impl Series<'_> {
             Resource::Cpu => &evidence.cpu_peaks,
             Resource::Memory => &evidence.memory_peaks,
         };
-        Some((self.scale)(peaks.repeated(evidence.now).filter(|_| self.policy.anticipate)?))
+        let peak = peaks.repeated(evidence.now).filter(|_| self.policy.anticipate)?;
+        Some(self.part_of((self.scale)(peak)))
     }
 
     /// The size while starting, when the policy has one.

@@ -88,6 +88,10 @@ pub struct Others {
     pub cpu: ByLength,
     /// Working set.
     pub memory: MergedHistogram,
+    /// What Adaptive learned of their CPU, of those that ran last.
+    pub cpu_adaptive: Vec<Adaptive>,
+    /// What it learned of their memory.
+    pub memory_adaptive: Vec<Adaptive>,
 }
 
 /// The pod that uses most of a resource.
@@ -207,6 +211,7 @@ pub(super) fn gather(variants: &BTreeMap<Variant, History>, question: Question<'
     let mut evidence = Evidence::none(now, window);
     let mut others = Evidence::none(now, window);
     let (mut any_other, mut kill, mut own) = (false, None, Vec::new());
+    let (mut cpu_adaptive, mut memory_adaptive) = (Vec::new(), Vec::new());
     for (of, history) in variants {
         let same_revision = of.revision == variant.revision;
         let parts = Parts {
@@ -220,6 +225,8 @@ pub(super) fn gather(variants: &BTreeMap<Variant, History>, question: Question<'
             any_other = true;
             history.add_to(&mut others, rest, resized);
         }
+        cpu_adaptive.extend(rest.cpu.then(|| history.adaptive(Resource::Cpu, now)));
+        memory_adaptive.extend(rest.memory.then(|| history.adaptive(Resource::Memory, now)));
         evidence.cpu_peaks.merge(history.cpu_peaks.hours());
         evidence.memory_peaks.merge(history.memory_peaks.hours());
         kill = history.oom.map_or(kill, |oom| Some(OomKill::merge(kill, oom)));
@@ -241,9 +248,22 @@ pub(super) fn gather(variants: &BTreeMap<Variant, History>, question: Question<'
     if any_other {
         let Evidence { cpu, memory, .. } = &others;
         evidence.unseen_peak_hour = unseen_peak_hour(variants, variant);
-        evidence.others = Some(Box::new(Others { cpu: cpu.clone(), memory: memory.clone() }));
+        evidence.others = Some(Box::new(Others {
+            cpu: cpu.clone(),
+            memory: memory.clone(),
+            cpu_adaptive: latest(cpu_adaptive, window),
+            memory_adaptive: latest(memory_adaptive, window),
+        }));
     }
     evidence
+}
+
+/// Those that were seen within `window` before the last time that any of them was: what ran weeks ago may have been
+/// wrong, and what ran before a weekend without pods is the newest that there is.
+fn latest(mut states: Vec<Adaptive>, window: Duration) -> Vec<Adaptive> {
+    let newest = states.iter().filter_map(Adaptive::newest).max();
+    states.retain(|state| state.newest().zip(newest).is_some_and(|(at, newest)| at + window >= newest));
+    states
 }
 
 /// Hours of a day that earlier revisions must have been seen in before their highest one is taken for the daily peak.

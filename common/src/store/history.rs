@@ -254,6 +254,14 @@ impl History {
         self.covered.since(at)
     }
 
+    /// What Adaptive knows at `now`.
+    pub(super) fn adaptive(&self, resource: Resource, now: Timestamp) -> Adaptive {
+        match resource {
+            Resource::Cpu => self.cpu_adaptive.at(&self.cpu_peaks, now),
+            Resource::Memory => self.memory_adaptive.at(&self.memory_peaks, now),
+        }
+    }
+
     /// Number of slots.
     pub(super) fn slots(&self) -> usize {
         self.slots.len()
@@ -302,8 +310,8 @@ impl History {
             evidence.recent.memory_rising |= rising(&peaks, now);
         }
         if parts.coverage {
-            evidence.cpu_adaptive = self.cpu_adaptive.at(&self.cpu_peaks, now);
-            evidence.memory_adaptive = self.memory_adaptive.at(&self.memory_peaks, now);
+            evidence.cpu_adaptive = self.adaptive(Resource::Cpu, now);
+            evidence.memory_adaptive = self.adaptive(Resource::Memory, now);
             evidence.covered = self.covered.since(from - FINE_SLOT + Duration::from_micros(1)).min(window);
             evidence.hottest = super::evidence::hottest(self.pods.peaks());
         }

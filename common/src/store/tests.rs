@@ -307,6 +307,27 @@ fn unlike_pods_are_kept_apart() {
 }
 
 #[test]
+fn what_adaptive_learned_of_other_revisions_is_known_as_long_as_they_are_the_last_that_ran() {
+    let mut histories: BTreeMap<Variant, History> = BTreeMap::new();
+    let hours = |n: i64| at(n * 3600);
+    for (revision, hour, used) in [("v1", 0, 9000), ("v2", 60, 100), ("v3", 61, 200)] {
+        let start = hours(hour);
+        let history = histories.entry(variant(revision, "")).or_default();
+        add(history, &record(&[used], &[used]), (start, start + FINE_SLOT), start + FINE_SLOT);
+    }
+    let new = variant("v4", "");
+    // a weekend later
+    let question =
+        Question { now: hours(120), window: Duration::from_secs(86_400), variant: &new, resized: None };
+    let others = super::evidence::gather(&histories, question).others.unwrap();
+    for states in [&others.cpu_adaptive, &others.memory_adaptive] {
+        let sizes: Vec<_> =
+            states.iter().filter_map(|s| s.size(crate::policy::Objective::Balanced)).collect();
+        assert_eq!(sizes, [105, 210], "what ran two days before that does not count");
+    }
+}
+
+#[test]
 fn a_revision_without_data_of_its_own_has_only_what_others_used() {
     let mut histories = BTreeMap::new();
     let mut history = History::default();
