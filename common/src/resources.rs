@@ -140,7 +140,7 @@ pub struct PodFacts {
     pub generation: i64,
     /// `status.observedGeneration`.
     pub observed_generation: Option<i64>,
-    /// Which template it came from: label `pod-template-hash` or `controller-revision-hash`; empty without.
+    /// Which template it came from: the hash that its controller put on it as a label; empty without.
     pub revision: String,
     /// `status.qosClass`: fixed when the pod was created; `None` before the kubelet wrote it.
     pub qos: Option<QosClass>,

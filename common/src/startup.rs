@@ -152,6 +152,16 @@ impl StartProfile {
         }
     }
 
+    /// When the newest start was.
+    pub fn newest(&self) -> Option<Timestamp> {
+        self.starts.last().map(|start| start.at)
+    }
+
+    /// Forgets starts after `now`: a clock that was wrong recorded them.
+    pub fn rewind(&mut self, now: Timestamp) {
+        self.starts.retain(|start| start.at <= now);
+    }
+
     /// True when nothing was seen.
     pub const fn is_empty(&self) -> bool {
         self.starts.is_empty()

@@ -4,9 +4,11 @@
 //! Frames are merged into slots of time. Fresh slots are fine, old ones coarse; coarsening is merging, so it is
 //! exact. Which slots exist depends only on the frames and on `now`, never on the order in which frames came.
 
+mod coverage;
 mod evidence;
 mod history;
 mod oom;
+mod pairs;
 mod recent;
 mod throttle;
 
@@ -23,16 +25,20 @@ use crate::time::Timestamp;
 
 pub(crate) use evidence::most;
 pub use evidence::{ByLength, Evidence, Hottest, Others, Recent};
+use history::REMEMBERED;
 pub use history::{FINE_SLOT, History};
 pub use oom::OomEvidence;
 pub use recent::PodUse;
 pub use throttle::{THROTTLED, ThrottleEvidence};
 
+/// Kinds of pods of one container of a workload that are remembered while nobody runs them: about 10 KB each.
+const VARIANTS: usize = 8;
+
 /// What makes pods of one workload unlike: evidence is kept for each apart.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Variant {
-    /// `pod-template-hash` or `controller-revision-hash`; empty where there is none.
+    /// Hash of the template that its controller put on the pod; empty where there is none.
     pub revision: String,
     /// Architecture and type of the node, separated by `/`; empty where it is not known.
     pub node_class: String,
@@ -101,13 +107,24 @@ impl Store {
         }
     }
 
-    /// Coarsens what has aged and forgets what is older than `retention`; containers without data disappear.
+    /// Coarsens what has aged and forgets what is older than `retention`. What has no use within it is remembered for
+    /// four weeks by its hours, starts, kills and what Adaptive learned, the newest variants of a workload only.
     pub fn compact(&mut self, now: Timestamp, retention: Duration) {
         self.histories.retain(|_, variants| {
-            variants.retain(|_, history| {
-                history.compact(now, retention);
-                !history.is_empty()
-            });
+            variants.values_mut().for_each(|history| history.compact(now, retention));
+            let mut idle: Vec<(Option<Timestamp>, Variant)> = variants
+                .iter()
+                .filter(|(_, history)| !history.is_in_use())
+                .map(|(variant, history)| (history.newest(), variant.clone()))
+                .collect();
+            idle.sort_unstable_by(|a, b| b.cmp(a));
+            let room = VARIANTS.saturating_sub(variants.len() - idle.len());
+            let is_old = |newest: Option<Timestamp>| newest.is_none_or(|at| now.since(at) >= REMEMBERED);
+            for (place, (newest, variant)) in idle.into_iter().enumerate() {
+                if place >= room || is_old(newest) {
+                    variants.remove(&variant);
+                }
+            }
             !variants.is_empty()
         });
     }

@@ -241,7 +241,7 @@ fn container(size: &ContainerRecommendation, pods: &[PodOutcome]) -> Recommended
         reason: held(&size.cpu).or_else(|| held(&size.memory)).unwrap_or_default(),
         evidence: Some(evidence(&size.evidence)),
         steps: Some(ResourceSteps { cpu: steps(Resource::Cpu), memory: steps(Resource::Memory) }),
-        explanation: crate::status::explanation(size),
+        explanation: crate::status::explanation(size) + &differences(&size.container, pods),
     }
 }
 
@@ -266,6 +266,22 @@ fn evidence(of: &EvidenceSummary) -> EvidenceEntry {
 
 fn count(of: u64) -> i64 {
     i64::try_from(of).unwrap_or(i64::MAX)
+}
+
+/// Where pods are sized one by one: what is recommended to all of them.
+fn differences(container: &str, pods: &[PodOutcome]) -> String {
+    let sizes = || pods.iter().flat_map(|pod| &pod.sizes).filter(|size| size.container == container);
+    let range = |resource| {
+        let requests = || sizes().filter_map(move |size| size.of(resource).request);
+        let (least, most) = requests().min().zip(requests().max()).filter(|(least, most)| least < most)?;
+        Some(format!(
+            "; {resource} of {} pods {} to {}",
+            requests().count(),
+            amount(resource, least),
+            amount(resource, most)
+        ))
+    };
+    [Resource::Cpu, Resource::Memory].into_iter().filter_map(range).collect()
 }
 
 /// The largest of each container, over all pods.

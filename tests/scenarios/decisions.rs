@@ -108,6 +108,10 @@ struct Use {
     limit: Option<Bytes>,
     revision: String,
     node_class: String,
+    /// Milliseconds of a tick of the agent.
+    tick: u32,
+    /// Which pod of the workload; the one that is decided about is 0.
+    pod: u8,
     /// It belongs to start-up.
     startup: bool,
     /// Agents saw only this many percent of the time that pods ran.
@@ -128,6 +132,8 @@ impl Default for Use {
             limit: None,
             revision: "v2".to_owned(),
             node_class: "amd64".to_owned(),
+            tick: 100,
+            pod: 0,
             startup: false,
             seen: 100,
         }
@@ -143,26 +149,37 @@ fn key() -> WorkloadContainer {
     WorkloadContainer { workload, container: "app".into() }
 }
 
-/// Frames of a minute.
+/// Uid of a pod of the workload.
+fn uid(pod: u8) -> String {
+    format!("d0511cd2-29d2-4215-be0f-f77bc0609d{pod:02x}")
+}
+
+/// Frames of a minute, in order of time.
 fn store(usage: &[Use]) -> Store {
-    let mut store = Store::default();
+    let mut frames = Vec::new();
     for part in usage {
         let end = now() - parse_duration(&part.ago).unwrap();
         let minutes = u32::try_from(parse_duration(&part.lasting).unwrap().as_secs() / 60).unwrap();
+        let started = part.startup.then(|| end - Duration::from_secs(60) * minutes);
+        frames.extend(
+            (0..minutes).map(|minute| (end - Duration::from_secs(60) * minute, part, minute == 0, started)),
+        );
+    }
+    frames.sort_by_key(|(until, ..)| *until);
+    let mut store = Store::default();
+    for (until, part, last, started) in frames {
         let variant = Variant { revision: part.revision.clone(), node_class: part.node_class.clone() };
-        for minute in (0..minutes).rev() {
-            let until = end - Duration::from_secs(60) * minute;
-            let start = until - Duration::from_secs(60);
-            let phase = if part.startup { Phase::Startup } else { Phase::Runtime };
-            let started = part.startup.then(|| end - parse_duration(&part.lasting).unwrap());
-            let interval = Interval { start, end: until, variant: variant.clone(), phase, started };
-            store.add(key(), &record(part, minute == 0), &interval, until);
-            if part.seen < 100 {
-                let ran = Duration::from_secs(60) * 100 / part.seen;
-                store.ran(&key(), &variant, until - ran, until);
-            }
+        let start = until - Duration::from_secs(60);
+        let phase = if part.startup { Phase::Startup } else { Phase::Runtime };
+        let interval = Interval { start, end: until, variant: variant.clone(), phase, started };
+        store.add(key(), &record(part, last), &interval, until);
+        if part.seen < 100 {
+            let ran = Duration::from_secs(60) * 100 / part.seen;
+            store.ran(&key(), &variant, until - ran, until);
         }
-        store.compact(end, Duration::from_secs(90 * 24 * 3600));
+        if last {
+            store.compact(until, Duration::from_secs(90 * 24 * 3600));
+        }
     }
     store
 }
@@ -172,10 +189,10 @@ fn record(part: &Use, last: bool) -> ContainerRecord {
     let memory = part.memory.0 >> 16;
     ContainerRecord {
         key: ContainerKey { id: ContainerId::from_bytes([1; 32]), inode: 1 },
-        pod: "d0511cd2-29d2-4215-be0f-f77bc0609d99".parse().unwrap(),
+        pod: uid(part.pod).parse().unwrap(),
         qos: QosClass::Burstable,
         cpu_tick: UsageHistogram::from_values(
-            100,
+            part.tick,
             std::iter::repeat_n(cpu, 9).chain([part.burst.map_or(cpu, |burst| burst.0 * 10)]),
         ),
         cpu_second: UsageHistogram::from_values(1000, std::iter::repeat_n(cpu, 6)),
@@ -292,7 +309,7 @@ fn run(input: &Input) -> String {
         let evidence =
             store.evidence(&key(), question).unwrap_or_else(|| Evidence::none(now(), policy.rolling_window));
         let phase = if input.starting { Phase::Startup } else { Phase::Runtime };
-        let used = store.pod(&key(), &variant, "d0511cd2-29d2-4215-be0f-f77bc0609d99");
+        let used = store.pod(&key(), &variant, &uid(0));
         let mut sizes = Vec::new();
         for container in &pod.containers {
             let asked = Asked {

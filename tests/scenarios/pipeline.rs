@@ -7,6 +7,7 @@
 
 mod support;
 #[path = "support/world.rs"]
+#[allow(dead_code, reason = "each test target uses a part")]
 mod world;
 
 use std::cell::RefCell;

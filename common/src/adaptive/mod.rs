@@ -26,14 +26,23 @@ pub use tuning::{Size, Tuning, Tunings};
 use experts::{EXPERTS, Forgetting, Scale, Shadow, scaled, wanted};
 use signals::{FRACTION, Signals};
 
-/// Use that was throttled is taken for this much more, in 1/1000: demand is unknown, so the size probes upward by a
+/// CPU use that was throttled is taken for this much more, in 1/1000: demand is unknown, so the size probes upward by a
 /// constant factor each minute until nothing is throttled.
 const CENSORED: u64 = 1250;
-/// After an OOM kill the size is this much of the limit that was hit, in 1/1000: most who hit a limit need little more,
-/// and who needs much more is raised again.
+/// The same of memory that was cut off by an OOM kill at this limit: most who hit a limit need little more, and who needs
+/// much more is raised again.
 const AFTER_OOM: u64 = 1100;
 /// Largest value, in the series' unit: beyond it levels would not fit with their fraction.
 const MAX_VALUE: u64 = 1 << 44;
+
+/// What is taken for the demand where use was cut off: CPU by throttling, memory by an OOM kill.
+pub fn demand(resource: Resource, cut_off: u64) -> u64 {
+    let factor = match resource {
+        Resource::Cpu => CENSORED,
+        Resource::Memory => AFTER_OOM,
+    };
+    scaled(cut_off.min(MAX_VALUE), factor)
+}
 
 /// State of one series (one resource of one container of a workload): about 2 KiB.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -168,7 +177,7 @@ impl Adaptive {
 
     /// A container was killed at this memory limit: what it needs is above.
     pub fn oom(&mut self, minute: Timestamp, limit: u64) {
-        let needed = scaled(limit.min(MAX_VALUE), AFTER_OOM);
+        let needed = demand(Resource::Memory, limit);
         self.observe(minute, needed, false);
         for governed in [&mut self.savings, &mut self.balanced, &mut self.safe] {
             governed.size = governed.size.max(needed << FRACTION);
@@ -181,8 +190,21 @@ impl Adaptive {
         let end = ring.slot_of(up_to);
         for (slot, peak) in ring.iter().filter(|(slot, _)| *slot < end) {
             if self.newest.is_none_or(|newest| slot > newest) {
-                self.observe(ring.start_of(slot), peak.value, peak.censored);
+                self.observe(ring.start_of(slot), peak, false);
             }
+        }
+    }
+
+    /// A clock that was wrong had moved on to a time after `now`: what was learned stays, and goes on from here.
+    pub fn rewind(&mut self, now: Timestamp) {
+        let minute = now.unix_micros().div_euclid(60_000_000);
+        if self.newest.is_none_or(|newest| newest <= minute) {
+            return;
+        }
+        self.newest = Some(minute);
+        self.signals.rewind(now);
+        for governed in [&mut self.savings, &mut self.balanced, &mut self.safe] {
+            governed.lowered = governed.lowered.map(|at| at.min(minute));
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::decay::Decay;
-use crate::peaks::{MAX_PEAK, Peak, PeakRing};
+use crate::peaks::PeakRing;
 use crate::time::Timestamp;
 
 /// Fractional bits of a level. The slowest hold loses 3 in 10,000 a minute: a level of ten units must show that.
@@ -81,8 +81,13 @@ impl Signals {
     /// A higher value within the newest minute.
     pub fn raise(&mut self, minute: Timestamp, level: u64) {
         self.holds.iter_mut().for_each(|hold| *hold = (*hold).max(level));
-        self.days.record(minute, Peak { value: (level >> FRACTION).min(MAX_PEAK), censored: false });
+        self.days.record(minute, level >> FRACTION);
         self.newest = self.newest.max(level);
+    }
+
+    /// Forgets what was recorded for a time after `now`.
+    pub fn rewind(&mut self, now: Timestamp) {
+        self.days.rewind(now);
     }
 
     /// Level of one signal at `now`.

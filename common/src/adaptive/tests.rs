@@ -139,7 +139,7 @@ proptest! {
         let at_end = |frames: &[(i64, u64)]| {
             let mut peaks = MinutePeaks::default();
             for (n, peak) in frames {
-                peaks.record(minute(*n), *peak, false);
+                peaks.record(minute(*n), *peak);
             }
             Adaptive::new(Resource::Cpu).at(&peaks, minute(300))
         };
@@ -150,7 +150,7 @@ proptest! {
     #[test]
     fn settling_in_parts_is_settling_at_once(peaks in prop::collection::vec(1..1000_u64, 10..300), cut in 0..300_i64) {
         let mut ring = MinutePeaks::default();
-        peaks.iter().zip(0..).for_each(|(peak, n)| ring.record(minute(n), *peak, false));
+        peaks.iter().zip(0..).for_each(|(peak, n)| ring.record(minute(n), *peak));
         let whole = Adaptive::new(Resource::Cpu).at(&ring, minute(300));
         let mut settled = Adaptive::new(Resource::Cpu);
         settled.settle(&ring, minute(cut));

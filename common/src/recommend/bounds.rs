@@ -121,7 +121,7 @@ impl Series<'_> {
             // eviction ranks what exceeds its request, by working set
             let peak = evidence.memory.max();
             if self.policy.memory_peak_floor {
-                floors.push((StepKind::PeakFloor, (self.scale)(peak), none()));
+                floors.push((StepKind::PeakFloor, self.part_of((self.scale)(peak)), none()));
             }
             if let Some(oom) = &evidence.oom {
                 let floor = (self.scale)(oom.floor(peak, evidence.window));
@@ -142,7 +142,7 @@ impl Series<'_> {
             Resource::Cpu => &evidence.cpu_peaks,
             Resource::Memory => &evidence.memory_peaks,
         };
-        let peak = (self.scale)(peaks.hour_of_week(evidence.now)?);
+        let peak = self.part_of((self.scale)(peaks.hour_of_week(evidence.now)?));
         let detail = format!("{} earlier weeks", peaks.weeks_known(evidence.now));
         Some((StepKind::HourOfWeekFloor, peak.min(self.current.0?), detail))
     }

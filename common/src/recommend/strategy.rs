@@ -13,9 +13,6 @@ use crate::sample::MEMORY_UNIT_BYTES;
 use crate::startup::LearnedStart;
 use crate::threshold::{ThresholdVerdict, threshold};
 
-/// Earlier weeks that must show a burst before it is raised for.
-const WEEKS_TO_ANTICIPATE: usize = 2;
-
 impl Series<'_> {
     /// The value before bounds.
     pub(super) fn formula(&self, steps: &mut Vec<Step>) -> Result<u64, No> {
@@ -40,7 +37,7 @@ impl Series<'_> {
             (
                 self.anticipated(),
                 StepKind::Anticipation,
-                "this hour or the next had this peak in earlier weeks",
+                "this hour or the next had this peak in two earlier weeks",
             ),
         ] {
             value = raised(value, to, kind, detail, steps);
@@ -55,6 +52,32 @@ impl Series<'_> {
             Resource::Cpu => evidence.cpu_seconds(),
             Resource::Memory => Some(&evidence.memory),
         }
+    }
+
+    /// Percentile times safety factor of what was used; `None` without data.
+    fn with_margin(&self, used: &MergedHistogram) -> Option<u64> {
+        let quantile = used.quantile(self.policy.percentile.permyriad())?;
+        Some(self.policy.safety_factor.times((self.scale)(quantile)))
+    }
+
+    /// What this pod used in the last hour, and what the hottest one did; `None` where all pods are sized alike, and for
+    /// the hottest itself.
+    fn share(&self) -> Option<(u64, u64)> {
+        let pod = self.asked.pod.filter(|_| self.policy.scope == Scope::Pod)?;
+        let hottest = self.asked.evidence.hottest.as_ref()?;
+        let (own, top) = match self.resource {
+            Resource::Cpu => (pod.cpu.max(), hottest.cpu.1),
+            Resource::Memory => (pod.memory, hottest.memory.1),
+        };
+        (own < top).then_some((own, top))
+    }
+
+    /// This pod's part of what is known as a maximum over the pods.
+    pub(super) fn part_of(&self, value: u64) -> u64 {
+        self.share().map_or(value, |(own, top)| {
+            let part = (u128::from(value) * u128::from(own)).div_ceil(u128::from(top));
+            u64::try_from(part).unwrap_or(value)
+        })
     }
 
     /// Percentile times safety factor; `None` without data.
@@ -140,7 +163,17 @@ impl Series<'_> {
         let price = experts.first().map_or(0, |chosen| chosen.cost);
         let detail = format!("{} over {} minutes at cost {price}", target.expert, target.minutes);
         steps.push(Step { experts, ..Step::new(StepKind::Expert, value, detail) });
-        Ok(Some(value))
+        let Some((own, top)) = self.share() else { return Ok(Some(value)) };
+        // an expert follows the hottest pod; the others have its size in proportion, and at least what all need
+        let merged = self.values().and_then(|used| self.with_margin(used)).unwrap_or(0);
+        let part = self.part_of(value).max(merged).min(value);
+        let [own, top] = [own, top].map(|used| self.show((self.scale)(used)));
+        steps.push(Step::new(
+            StepKind::Share,
+            part,
+            format!("{own} in the last hour, the hottest pod {top}"),
+        ));
+        Ok(Some(part))
     }
 
     fn expression(&self, source: Option<&str>, steps: &mut Vec<Step>) -> Result<Option<u64>, No> {
@@ -164,8 +197,8 @@ impl Series<'_> {
         Ok(Some(value))
     }
 
-    /// What pods of other revisions or on other kinds of nodes needed, by the percentile and the safety factor. It counts
-    /// until these pods have evidence of their own.
+    /// What pods of other revisions or on other kinds of nodes needed: by Adaptive as it sized them, else by the percentile
+    /// and the safety factor. It counts until these pods have evidence of their own.
     fn of_others(&self, own: bool) -> Option<u64> {
         let evidence = self.asked.evidence;
         let others = evidence.others.as_ref()?;
@@ -174,15 +207,16 @@ impl Series<'_> {
         if own && covered && evidence.unseen_peak_hour.is_none() {
             return None;
         }
-        let values = match self.resource {
-            Resource::Cpu => crate::store::most(&others.cpu),
-            Resource::Memory => Some(&others.memory),
-        }?;
-        Some(
-            self.policy
-                .safety_factor
-                .times((self.scale)(values.quantile(self.policy.percentile.permyriad())?)),
-        )
+        let (used, adaptive) = match self.resource {
+            Resource::Cpu => (crate::store::most(&others.cpu), &others.cpu_adaptive),
+            Resource::Memory => (Some(&others.memory), &others.memory_adaptive),
+        };
+        match self.policy.strategy {
+            Strategy::Adaptive(objective) => {
+                adaptive.iter().filter_map(|state| state.size(objective)).max().map(self.scale)
+            }
+            _ => self.with_margin(used?),
+        }
     }
 
     fn hot_pod(&self) -> Option<u64> {
@@ -207,8 +241,8 @@ impl Series<'_> {
             Resource::Cpu => &evidence.cpu_peaks,
             Resource::Memory => &evidence.memory_peaks,
         };
-        let supported = self.policy.anticipate && peaks.weeks_known(evidence.now) >= WEEKS_TO_ANTICIPATE;
-        Some((self.scale)(peaks.hour_of_week(evidence.now).filter(|_| supported)?))
+        let peak = peaks.repeated(evidence.now).filter(|_| self.policy.anticipate)?;
+        Some(self.part_of((self.scale)(peak)))
     }
 
     /// What a size at runtime becomes while starting, when the policy says so.

@@ -1,11 +1,12 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::adaptive::Adaptive;
 use crate::expression::NoExpressions;
 use crate::histogram::UsageHistogram;
-use crate::policy::{Boost, Factor, Guaranteed, ResourceBounds};
+use crate::policy::{Boost, Factor, Guaranteed, Objective, ResourceBounds, Scope, Strategy};
 use crate::resources::Amounts;
-use crate::store::ThrottleEvidence;
+use crate::store::{Hottest, Others, ThrottleEvidence};
 
 fn evidence(cpu: &[u64], memory_mebibytes: &[u64]) -> Evidence {
     let window = Duration::from_secs(60);
@@ -75,6 +76,60 @@ fn explanations_show_bytes_that_people_can_read() {
     let sizing = Sizing { request: Some(24 << 20), steps, ..Sizing::default() };
     let text = sizing.explain(Resource::Memory);
     assert_eq!(text, "percentile 16832Ki > safety factor 19.8Mi > min bound 24Mi");
+}
+
+#[test]
+fn a_new_revision_begins_with_what_adaptive_gave_the_one_before() {
+    let mut policy = Policy { strategy: Strategy::Adaptive(Objective::Balanced), ..Policy::default() };
+    let mut evidence = Evidence::none(Timestamp::from_unix_seconds(1_800_000_000), Duration::from_secs(60));
+    let mut before = Adaptive::new(Resource::Cpu);
+    // a hot pod: its peak is in no percentile of the merged use
+    before.observe(evidence.now, 9000, false);
+    let mut others = Others { cpu_adaptive: vec![before], ..Others::default() };
+    others.cpu.entry(1000).or_default().add(&UsageHistogram::from_values(1000, [100; 50]));
+    evidence.others = Some(Box::new(others));
+    let declared = resources((2000, 512), (0, 0));
+    let cpu = |policy: &Policy| size(policy, &evidence, declared, declared).cpu;
+    assert_eq!(cpu(&policy).explain(Resource::Cpu), "what other pods needed 945m");
+    policy.strategy = Strategy::Percentile;
+    assert_eq!(cpu(&policy).explain(Resource::Cpu), "what other pods needed 12m");
+}
+
+#[test]
+fn with_scope_pod_the_siblings_of_a_hot_pod_have_what_they_need() {
+    // ninety-nine pods at 100m and 50 MiB, one at 1000m and 500 MiB
+    let use_of = |cpu: u64, memory: u64| {
+        let mut pod = PodUse { memory: memory * 16, ..PodUse::default() };
+        pod.cpu.add(&UsageHistogram::from_values(1000, [cpu * 10]));
+        pod
+    };
+    let shares = |of: [u64; 2]| [vec![of[0]; 99], vec![of[1]]].concat();
+    let mut evidence = evidence(&shares([100, 1000]), &shares([50, 500]));
+    evidence.hottest = Some(Hottest { cpu: ("hot".into(), 10_000), memory: ("hot".into(), 8000), pods: 100 });
+    evidence.cpu_adaptive.observe(evidence.now, 10_000, false);
+    evidence.memory_adaptive.observe(evidence.now, 8000, false);
+    let declared = resources((2000, 1024), (0, 0));
+    let container =
+        ContainerFacts { name: "c".into(), desired: declared, declared, ..ContainerFacts::default() };
+    let strategies = [Strategy::Percentile, Strategy::Adaptive(Objective::Balanced)];
+    for (strategy, scope, pod, expected) in [
+        (0, Scope::Workload, Some(use_of(100, 50)), (122, 500)),
+        (0, Scope::Pod, Some(use_of(100, 50)), (122, 61)),
+        (0, Scope::Pod, Some(use_of(1000, 500)), (1200, 600)),
+        (1, Scope::Workload, Some(use_of(100, 50)), (1050, 525)),
+        (1, Scope::Pod, Some(use_of(100, 50)), (122, 61)),
+        (1, Scope::Pod, Some(use_of(400, 200)), (480, 240)),
+        // a standby that does nothing has what all need, the hot one what it needs, an unknown one as much
+        (1, Scope::Pod, Some(use_of(0, 0)), (122, 61)),
+        (1, Scope::Pod, Some(use_of(1000, 500)), (1200, 600)),
+        (1, Scope::Pod, None, (1050, 525)),
+    ] {
+        let policy = Policy { strategy: strategies[strategy].clone(), scope, ..Policy::default() };
+        let asked = Asked { pod: pod.as_ref(), ..asked(&container, &evidence) };
+        let sizes = recommend(&policy, asked);
+        let got = (sizes.cpu.request.unwrap(), sizes.memory.request.unwrap() >> 20);
+        assert_eq!(got, expected, "{strategy} {scope:?} {}", sizes.cpu.explain(Resource::Cpu));
+    }
 }
 
 #[test]

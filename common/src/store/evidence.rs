@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::history::History;
-use super::oom::OomEvidence;
+use super::oom::{OomEvidence, OomKill};
 use super::throttle::ThrottleEvidence;
 use super::{Question, Variant};
 use crate::adaptive::Adaptive;
 use crate::histogram::{MergedHistogram, UsageHistogram};
-use crate::peaks::MinutePeaks;
+use crate::peaks::HourPeaks;
 use crate::resources::Resource;
 use crate::sample::CpuCounters;
 use crate::startup::LearnedStart;
@@ -37,7 +37,7 @@ pub struct Evidence {
     pub counters: CpuCounters,
     /// OOM kills within the window.
     pub oom_kills: u64,
-    /// The last OOM kills, whenever.
+    /// The last OOM kills, whenever, of pods of other revisions too.
     pub oom: Option<OomEvidence>,
     /// CPU limits that throttled.
     pub throttles: Vec<ThrottleEvidence>,
@@ -47,10 +47,10 @@ pub struct Evidence {
     pub observed: Duration,
     /// Pod-time within the window that there was; zero where nobody counted.
     pub ran: Duration,
-    /// Per minute the highest CPU of a second of any pod.
-    pub cpu_peaks: MinutePeaks,
-    /// Per minute the highest working set of any pod.
-    pub memory_peaks: MinutePeaks,
+    /// Per hour of the last weeks the highest CPU of a second of any pod, of other revisions too: it only holds up.
+    pub cpu_peaks: HourPeaks,
+    /// Per hour of the last weeks the highest working set of any pod, likewise.
+    pub memory_peaks: HourPeaks,
     /// What Adaptive learned of CPU.
     pub cpu_adaptive: Adaptive,
     /// What Adaptive learned of memory.
@@ -91,6 +91,10 @@ pub struct Others {
     pub cpu: ByLength,
     /// Working set.
     pub memory: MergedHistogram,
+    /// What Adaptive learned of their CPU, of those that ran last.
+    pub cpu_adaptive: Vec<Adaptive>,
+    /// What it learned of their memory.
+    pub memory_adaptive: Vec<Adaptive>,
 }
 
 /// The pod that uses most of a resource.
@@ -121,8 +125,8 @@ impl Evidence {
             covered: Duration::ZERO,
             observed: Duration::ZERO,
             ran: Duration::ZERO,
-            cpu_peaks: MinutePeaks::default(),
-            memory_peaks: MinutePeaks::default(),
+            cpu_peaks: HourPeaks::default(),
+            memory_peaks: HourPeaks::default(),
             cpu_adaptive: Adaptive::new(Resource::Cpu),
             memory_adaptive: Adaptive::new(Resource::Memory),
             others: None,
@@ -210,7 +214,8 @@ pub(super) fn gather(variants: &BTreeMap<Variant, History>, question: Question<'
     let Question { now, window, variant, resized } = question;
     let mut evidence = Evidence::none(now, window);
     let mut others = Evidence::none(now, window);
-    let mut any_other = false;
+    let (mut any_other, mut kill, mut own) = (false, None, Vec::new());
+    let (mut cpu_adaptive, mut memory_adaptive) = (Vec::new(), Vec::new());
     for (of, history) in variants {
         let same_revision = of.revision == variant.revision;
         let parts = Parts {
@@ -224,6 +229,12 @@ pub(super) fn gather(variants: &BTreeMap<Variant, History>, question: Question<'
             any_other = true;
             history.add_to(&mut others, rest, resized);
         }
+        cpu_adaptive.extend(rest.cpu.then(|| history.adaptive(Resource::Cpu, now)));
+        memory_adaptive.extend(rest.memory.then(|| history.adaptive(Resource::Memory, now)));
+        evidence.cpu_peaks.merge(history.cpu_peaks.hours());
+        evidence.memory_peaks.merge(history.memory_peaks.hours());
+        kill = history.oom.map_or(kill, |oom| Some(OomKill::merge(kill, oom)));
+        own.extend(parts.memory.then_some(history));
         let learned = history.starts.learned();
         let known = &mut evidence.startup;
         *known = LearnedStart {
@@ -233,14 +244,30 @@ pub(super) fn gather(variants: &BTreeMap<Variant, History>, question: Question<'
             plateau: known.plateau.max(learned.plateau),
         };
     }
+    // the kill of an earlier revision counts until this one is known
+    evidence.oom = kill.map(|OomKill { at, size }| {
+        let seen = own.iter().map(|history| history.covered_since(at)).max();
+        OomEvidence { at, size, seen_since: seen.unwrap_or_default() }
+    });
     if any_other {
-        // the kill of an earlier revision counts until this one is known
-        let Evidence { cpu, memory, oom, .. } = &others;
-        evidence.oom = oom.map_or(evidence.oom, |oom| Some(OomEvidence::merge(evidence.oom, oom)));
+        let Evidence { cpu, memory, .. } = &others;
         evidence.unseen_peak_hour = unseen_peak_hour(variants, variant);
-        evidence.others = Some(Box::new(Others { cpu: cpu.clone(), memory: memory.clone() }));
+        evidence.others = Some(Box::new(Others {
+            cpu: cpu.clone(),
+            memory: memory.clone(),
+            cpu_adaptive: latest(cpu_adaptive, window),
+            memory_adaptive: latest(memory_adaptive, window),
+        }));
     }
     evidence
+}
+
+/// Those that were seen within `window` before the last time that any of them was: what ran weeks ago may have been
+/// wrong, and what ran before a weekend without pods is the newest that there is.
+fn latest(mut states: Vec<Adaptive>, window: Duration) -> Vec<Adaptive> {
+    let newest = states.iter().filter_map(Adaptive::newest).max();
+    states.retain(|state| state.newest().zip(newest).is_some_and(|(at, newest)| at + window >= newest));
+    states
 }
 
 /// Hours of a day that earlier revisions must have been seen in before their highest one is taken for the daily peak.
@@ -251,9 +278,9 @@ fn unseen_peak_hour(variants: &BTreeMap<Variant, History>, variant: &Variant) ->
     let others = variants.iter().filter(|(of, _)| of.revision != variant.revision);
     let mut by_hour: BTreeMap<i64, u64> = BTreeMap::new();
     for (_, history) in others {
-        for (slot, peak) in history.cpu_peaks.hours().iter() {
+        for (slot, peak) in history.cpu_peaks.hours().ring().iter() {
             let highest = by_hour.entry(slot.rem_euclid(24)).or_default();
-            *highest = peak.value.max(*highest);
+            *highest = peak.max(*highest);
         }
     }
     let (hour, _) =

@@ -1,16 +1,17 @@
 //! The use of the alike pods of one container of a workload.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::Interval;
+use super::coverage::Coverage;
 use super::evidence::{Evidence, Parts};
-use super::oom::OomEvidence;
+use super::oom::OomKill;
 use super::recent::{PodUse, RecentPods};
 use super::throttle::{ThrottleEvidence, ThrottledLimits};
-use crate::adaptive::Adaptive;
+use crate::adaptive::{Adaptive, demand};
 use crate::frame::ContainerRecord;
 use crate::histogram::UsageHistogram;
 use crate::peaks::MinutePeaks;
@@ -36,6 +37,10 @@ pub(super) const RECENT: Duration = Duration::from_secs(300);
 /// The newest part of [`RECENT`], which is compared with the rest.
 const NEWEST: Duration = Duration::from_secs(60);
 
+/// What is remembered of a container that nobody runs any more (a suite of the weekend, a job of the week, an earlier
+/// revision): as long as its hours reach back.
+pub(super) const REMEMBERED: Duration = Duration::from_secs(28 * 24 * 3600);
+
 /// Frames this far ahead of the coordinator's clock are dated back to it: their clock offset was measured wrong.
 const MAX_AHEAD: Duration = Duration::from_secs(60);
 
@@ -49,9 +54,9 @@ const FRAME_LAG: Duration = Duration::from_secs(60);
 /// Use of one container of a workload, all alike pods together.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct History {
+    #[serde(with = "super::pairs")]
     slots: BTreeMap<(Timestamp, Duration), Slot>,
-    /// Fine slots that had data, by their start: bits of coverage.
-    covered: BTreeSet<Timestamp>,
+    covered: Coverage,
     /// Per minute the highest CPU of a second of any pod, units of 0.1 millicore.
     pub(super) cpu_peaks: MinutePeaks,
     /// Per minute the highest working set of any pod, units of 64 KiB.
@@ -59,7 +64,7 @@ pub struct History {
     /// What Adaptive learned of the minutes that are final.
     cpu_adaptive: Adaptive,
     memory_adaptive: Adaptive,
-    oom: Option<OomEvidence>,
+    pub(super) oom: Option<OomKill>,
     throttled: ThrottledLimits,
     pods: RecentPods,
     pub(super) starts: StartProfile,
@@ -85,7 +90,7 @@ impl Default for History {
     fn default() -> Self {
         Self {
             slots: BTreeMap::new(),
-            covered: BTreeSet::new(),
+            covered: Coverage::default(),
             cpu_peaks: MinutePeaks::default(),
             memory_peaks: MinutePeaks::default(),
             cpu_adaptive: Adaptive::new(Resource::Cpu),
@@ -101,6 +106,7 @@ impl Default for History {
 impl History {
     /// Adds one record. Only `now` decides how coarse its slot is.
     pub fn add(&mut self, record: &ContainerRecord, interval: &Interval, now: Timestamp) {
+        self.rewind(now);
         let ahead = interval.end.since(now);
         let Interval { start, end, phase, started, .. } = *interval;
         let (start, end) = if ahead > MAX_AHEAD { (start - ahead, end - ahead) } else { (start, end) };
@@ -124,7 +130,7 @@ impl History {
             self.add_runtime(record, (start, middle, end), now);
         }
         if record.oom_kills > 0 {
-            self.add_oom(record, end);
+            self.add_oom(record, (middle, end));
         }
     }
 
@@ -145,45 +151,33 @@ impl History {
         slot.cpu = slot.cpu.plus(record.cpu);
         self.throttled.add(record, end);
         if !record.cpu_second.is_empty() {
-            let throttled = is_throttled(record.cpu);
-            self.cpu_peaks.record(middle, record.cpu_second.max(), throttled);
+            // of each pod by itself: that another one is throttled says nothing about this one
+            let used = record.cpu_second.max();
+            let needed = if is_throttled(record.cpu) { demand(Resource::Cpu, used) } else { used };
+            self.cpu_peaks.record(middle, needed);
             self.pods.add(record, middle);
         }
         if !record.memory_working_set.is_empty() {
-            self.memory_peaks.record(middle, record.memory_working_set.max(), false);
+            self.memory_peaks.record(middle, record.memory_working_set.max());
         }
         if !record.cpu_second.is_empty() || !record.memory_working_set.is_empty() {
             let mut at = start.floor_to(FINE_SLOT);
             // a frame covers the fine slots whose middle it holds, and at least the one that it is filed under
-            self.cover(middle.floor_to(FINE_SLOT));
+            self.covered.add(middle);
             while at < end {
                 if at + FINE_SLOT / 2 >= start && at + FINE_SLOT / 2 < end {
-                    self.cover(at);
+                    self.covered.add(at);
                 }
                 at = at + FINE_SLOT;
             }
         }
     }
 
-    fn cover(&mut self, slot: Timestamp) {
-        if self.covered.insert(slot)
-            && let Some(oom) = self.oom.as_mut().filter(|oom| slot >= oom.at)
-        {
-            oom.seen_since += FINE_SLOT;
-        }
-    }
-
-    fn add_oom(&mut self, record: &ContainerRecord, end: Timestamp) {
+    fn add_oom(&mut self, record: &ContainerRecord, (middle, end): (Timestamp, Timestamp)) {
         let limit = record.limits.memory.map_or(0, |limit| memory_units(limit.0));
         let size = limit.max(record.memory_total.max()).max(record.memory_working_set.max());
-        let seen_since = self.seen_since(end);
-        self.oom = Some(OomEvidence::merge(self.oom, OomEvidence { at: end, size, seen_since }));
-        self.memory_adaptive.oom(end, size);
-    }
-
-    /// Time with data since then.
-    fn seen_since(&self, at: Timestamp) -> Duration {
-        FINE_SLOT * u32::try_from(self.covered.range(at..).count()).unwrap_or(u32::MAX)
+        self.oom = Some(OomKill::merge(self.oom, OomKill { at: end, size }));
+        self.memory_peaks.record(middle, demand(Resource::Memory, size));
     }
 
     /// A container ran from `start` to `end`, whether or not anybody saw it.
@@ -191,8 +185,34 @@ impl History {
         self.slots.entry(slot_of(start, end)).or_default().ran += end.since(start);
     }
 
+    /// Forgets what lies after `now`: the clock was wrong then, and what is true would be taken for old.
+    fn rewind(&mut self, now: Timestamp) {
+        let latest = now + MAX_AHEAD;
+        let rings = [&self.cpu_peaks, &self.memory_peaks].map(MinutePeaks::minutes);
+        let ahead = self.slots.keys().next_back().is_some_and(|(start, _)| *start > latest)
+            || rings
+                .into_iter()
+                .any(|ring| ring.newest().is_some_and(|newest| newest > ring.slot_of(latest)));
+        if !ahead {
+            return;
+        }
+        for peaks in [&mut self.cpu_peaks, &mut self.memory_peaks] {
+            peaks.rewind(latest);
+        }
+        for adaptive in [&mut self.cpu_adaptive, &mut self.memory_adaptive] {
+            adaptive.rewind(latest);
+        }
+        self.slots.retain(|(start, _), _| *start <= latest);
+        self.covered.rewind(latest);
+        self.oom = self.oom.map(|oom| OomKill { at: oom.at.min(latest), ..oom });
+        self.throttled.rewind(latest);
+        self.pods.rewind(latest);
+        self.starts.rewind(latest);
+    }
+
     /// See [`super::Store::compact`].
     pub fn compact(&mut self, now: Timestamp, retention: Duration) {
+        self.rewind(now);
         let oldest = now - retention;
         let aged: Vec<_> = self
             .slots
@@ -211,16 +231,42 @@ impl History {
             let target = if target.1 < width { key } else { target };
             self.slots.entry(target).or_default().merge(&slot);
         }
-        self.covered = self.covered.split_off(&oldest);
+        self.covered.age(oldest, now - REMEMBERED);
         self.throttled.compact(oldest, now - FINAL_AFTER);
         self.pods.compact(now);
         self.cpu_adaptive.settle(&self.cpu_peaks, now - FINAL_AFTER);
         self.memory_adaptive.settle(&self.memory_peaks, now - FINAL_AFTER);
+        self.cpu_peaks.age(now);
+        self.memory_peaks.age(now);
     }
 
-    /// Nothing is known any more.
-    pub(super) fn is_empty(&self) -> bool {
-        self.slots.values().all(|slot| slot.observed.is_zero())
+    /// There is use within the retention.
+    pub(super) fn is_in_use(&self) -> bool {
+        self.slots.values().any(|slot| !slot.observed.is_zero())
+    }
+
+    /// The newest moment that anything is remembered of.
+    pub(super) fn newest(&self) -> Option<Timestamp> {
+        let hours = [&self.cpu_peaks, &self.memory_peaks].map(|peaks| {
+            let ring = peaks.hours().ring();
+            ring.newest().map(|hour| ring.start_of(hour))
+        });
+        let used = self.slots.iter().rev().find(|(_, slot)| !slot.observed.is_zero());
+        let others = [self.oom.map(|oom| oom.at), self.starts.newest(), used.map(|((start, _), _)| *start)];
+        hours.into_iter().chain(others).flatten().max()
+    }
+
+    /// Time with data since `at`; beyond the retention by whole days.
+    pub(super) fn covered_since(&self, at: Timestamp) -> Duration {
+        self.covered.since(at)
+    }
+
+    /// What Adaptive knows at `now`.
+    pub(super) fn adaptive(&self, resource: Resource, now: Timestamp) -> Adaptive {
+        match resource {
+            Resource::Cpu => self.cpu_adaptive.at(&self.cpu_peaks, now),
+            Resource::Memory => self.memory_adaptive.at(&self.memory_peaks, now),
+        }
     }
 
     /// Number of slots.
@@ -240,7 +286,7 @@ impl History {
 
     /// It was seen in this hour of the day (UTC) within the hour ring.
     pub(super) fn was_seen_at(&self, hour: i64) -> bool {
-        self.cpu_peaks.hours().iter().any(|(slot, _)| slot.rem_euclid(24) == hour)
+        self.cpu_peaks.hours().ring().iter().any(|(slot, _)| slot.rem_euclid(24) == hour)
     }
 
     /// Adds what `parts` asks for to the evidence. `resized`: see [`super::Question`].
@@ -274,24 +320,17 @@ impl History {
             let peak = peaks.iter().map(|(_, peak)| *peak).max().unwrap_or(0);
             evidence.recent.memory_peak = evidence.recent.memory_peak.max(peak);
             evidence.recent.memory_rising |= rising(&peaks, now);
-            evidence.memory_peaks.merge(&self.memory_peaks);
-            if let Some(oom) = self.oom {
-                evidence.oom = Some(OomEvidence::merge(evidence.oom, oom));
-            }
         }
         if parts.cpu {
-            evidence.cpu_peaks.merge(&self.cpu_peaks);
             evidence.throttles.extend(self.throttled.counted().map(|(limit, at)| ThrottleEvidence {
                 limit: MilliCpu(limit),
-                seen_since: self.seen_since(at),
+                seen_since: self.covered.since(at),
             }));
         }
         if parts.coverage {
-            evidence.cpu_adaptive = self.cpu_adaptive.at(&self.cpu_peaks, now);
-            evidence.memory_adaptive = self.memory_adaptive.at(&self.memory_peaks, now);
-            let covered =
-                self.covered.range((from - FINE_SLOT)..).filter(|start| **start + FINE_SLOT > from).count();
-            evidence.covered = (FINE_SLOT * u32::try_from(covered).unwrap_or(u32::MAX)).min(window);
+            evidence.cpu_adaptive = self.adaptive(Resource::Cpu, now);
+            evidence.memory_adaptive = self.adaptive(Resource::Memory, now);
+            evidence.covered = self.covered.since(from - FINE_SLOT + Duration::from_micros(1)).min(window);
             evidence.hottest = super::evidence::hottest(self.pods.peaks());
         }
     }

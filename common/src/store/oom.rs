@@ -9,27 +9,34 @@ use crate::time::Timestamp;
 /// What a killed container needs at least, in thousandths of what it had: the same step as VPA's.
 const GROWTH: u64 = 1200;
 
-/// The highest amount that proved too small, and how much was seen since.
+/// The highest amount that proved too small, and when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct OomKill {
+    /// When.
+    pub at: Timestamp,
+    /// What the container had when it was killed, units of 64 KiB.
+    pub size: u64,
+}
+
+impl OomKill {
+    /// Of two kills the higher size counts, from the later moment.
+    pub fn merge(old: Option<Self>, new: Self) -> Self {
+        old.map_or(new, |old| Self { at: old.at.max(new.at), size: old.size.max(new.size) })
+    }
+}
+
+/// An OOM kill, and how much those it is evidence for were seen since.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OomEvidence {
     /// When.
     pub at: Timestamp,
     /// What the container had when it was killed, units of 64 KiB.
     pub size: u64,
-    /// Time with data since then.
+    /// Time with data since then, of the pods that are asked for.
     pub seen_since: Duration,
 }
 
 impl OomEvidence {
-    /// The same kill or a later one: the higher size counts, from the later moment.
-    pub(super) fn merge(old: Option<Self>, new: Self) -> Self {
-        match old {
-            Some(old) if old.at > new.at => Self { size: old.size.max(new.size), ..old },
-            Some(old) => Self { size: old.size.max(new.size), ..new },
-            None => new,
-        }
-    }
-
     /// The floor that it gives over `peak`, the highest use since. It decays by evidence: it holds in full until a whole
     /// window was seen without another kill, and each further window halves what is left of it above the peak. Time
     /// without data proves nothing.
@@ -62,13 +69,9 @@ mod tests {
 
     #[test]
     fn kills_in_any_order_are_one_evidence() {
-        let kill = |at, size| OomEvidence {
-            at: Timestamp::from_unix_seconds(at),
-            size,
-            seen_since: Duration::from_secs(7),
-        };
-        let forward = OomEvidence::merge(Some(kill(1, 50)), kill(2, 40));
-        assert_eq!(forward, OomEvidence::merge(Some(kill(2, 40)), kill(1, 50)));
-        assert_eq!((forward.at, forward.size), (Timestamp::from_unix_seconds(2), 50));
+        let kill = |at, size| OomKill { at: Timestamp::from_unix_seconds(at), size };
+        let forward = OomKill::merge(Some(kill(1, 50)), kill(2, 40));
+        assert_eq!(forward, OomKill::merge(Some(kill(2, 40)), kill(1, 50)));
+        assert_eq!(forward, kill(2, 50));
     }
 }

@@ -59,6 +59,13 @@ impl RecentPods {
         });
     }
 
+    /// Forgets what lies after `now`.
+    pub fn rewind(&mut self, now: Timestamp) {
+        for slots in self.0.values_mut() {
+            slots.retain(|start, _| *start <= now);
+        }
+    }
+
     pub fn of(&self, pod: &str) -> Option<PodUse> {
         let slots = self.0.get(pod)?;
         let mut found = PodUse::default();

@@ -53,26 +53,63 @@ fn variant(revision: &str, node_class: &str) -> Variant {
     Variant { revision: revision.into(), node_class: node_class.into() }
 }
 
+/// Frames of 15 s: use, whether throttled, whether it ended with a kill at a limit of this many units.
+fn frames() -> impl Strategy<Value = Vec<(usize, u64, bool, Option<u64>)>> {
+    let frame = (1..5000_u64, any::<bool>(), prop::option::weighted(0.1, 1..9000_u64));
+    prop::collection::vec(frame, 1..200).prop_map(|frames| {
+        (0..).zip(frames).map(|(n, (used, throttled, kill))| (n, used, throttled, kill)).collect()
+    })
+}
+
+fn add_frame(
+    history: &mut History,
+    (n, used, throttled, kill): (usize, u64, bool, Option<u64>),
+    now: Timestamp,
+) {
+    let mut frame = record(&[used], &[used]);
+    frame.cpu.periods = 150;
+    frame.cpu.throttled_periods = if throttled { 150 } else { 0 };
+    frame.oom_kills = u64::from(kill.is_some());
+    frame.limits.memory = kill.map(|units| Bytes(units << 16));
+    let start = i64::try_from(n).unwrap() * 15;
+    add(history, &frame, (at(start), at(start + 15)), now);
+}
+
 proptest! {
     #[test]
-    fn order_of_frames_does_not_matter(order in Just((0..200_i64).collect::<Vec<_>>()).prop_shuffle()) {
-        let now = at(4000);
-        let merged = |order: &[i64]| {
+    fn order_of_frames_does_not_matter(
+        (sorted, shuffled) in frames().prop_flat_map(|f| (Just(f.clone()), Just(f).prop_shuffle())),
+        settled in 0..3000_i64,
+    ) {
+        let merged = |frames: &[(usize, u64, bool, Option<u64>)]| {
             let mut history = History::default();
-            for i in order {
-                let i = *i;
-                let value = i.unsigned_abs() * 7;
-                add(&mut history, &record(&[value], &[value]), (at(i * 15), at(i * 15 + 15)), now);
-            }
+            frames.iter().for_each(|frame| add_frame(&mut history, *frame, at(3000)));
             history
         };
-        let sorted: Vec<_> = (0..200).collect();
-        prop_assert_eq!(merged(&order), merged(&sorted));
+        prop_assert_eq!(merged(&shuffled), merged(&sorted));
+        // and not which of them came before the leader settled what is final
+        let mut live = History::default();
+        sorted.iter().for_each(|frame| {
+            let now = at(i64::try_from(frame.0).unwrap() * 15 + 15);
+            add_frame(&mut live, *frame, now);
+            live.compact(now, Duration::from_secs(100_000));
+        });
+        let mut replayed = History::default();
+        let (late, early): (Vec<_>, Vec<_>) = shuffled.iter().partition(|frame| i64::try_from(frame.0).unwrap() * 15 > settled);
+        early.iter().for_each(|frame| add_frame(&mut replayed, *frame, at(3000)));
+        replayed.compact(at(settled), Duration::from_secs(100_000));
+        late.iter().for_each(|frame| add_frame(&mut replayed, *frame, at(3000)));
+        let [live, replayed] = [live, replayed].map(|history| evidence(&history, at(3000), Duration::from_secs(3000)));
+        prop_assert_eq!(live.memory_adaptive, replayed.memory_adaptive);
+        prop_assert_eq!(live.cpu_adaptive, replayed.cpu_adaptive);
+        prop_assert_eq!(live.oom, replayed.oom);
     }
 
     #[test]
     fn compaction_loses_nothing_within_retention(ages in prop::collection::vec(0..80_000_i64, 1..80)) {
         let mut history = History::default();
+        let mut ages = ages;
+        ages.sort_unstable_by(|a, b| b.cmp(a));
         for age in &ages {
             add(&mut history, &record(&[5], &[9]), (at(-age - 5), at(-age)), at(-age));
         }
@@ -145,18 +182,96 @@ fn a_clock_far_ahead_is_dated_back() {
     assert_eq!(evidence(&history, at(0), Duration::from_secs(60)).cpu_seconds().unwrap().count(), 1);
 }
 
-#[test]
-fn a_store_without_data_forgets_the_container() {
-    let mut store = Store::default();
+fn container() -> WorkloadContainer {
     let workload =
         crate::ident::WorkloadRef { kind: "Deployment".into(), namespace: "n".into(), name: "w".into() };
-    let key = WorkloadContainer { workload, container: "c".into() };
+    WorkloadContainer { workload, container: "c".into() }
+}
+
+#[test]
+fn what_nobody_runs_any_more_is_remembered_for_four_weeks() {
+    let mut store = Store::default();
+    let key = container();
     let variant = Variant::default();
-    let question = Question { now: at(5), window: Duration::from_secs(60), variant: &variant, resized: None };
-    store.add(key.clone(), &record(&[1], &[1]), &interval(at(0), at(5)), at(5));
-    assert!(store.evidence(&key, question).is_some());
-    store.compact(at(1_000_000), Duration::from_secs(3600));
-    assert!(store.is_empty() && store.evidence(&key, question).is_none());
+    let mut killed = record(&[100], &[1]);
+    killed.oom_kills = 1;
+    let started = Interval { started: Some(at(0)), ..interval(at(0), at(5)) };
+    store.add(key.clone(), &killed, &started, at(5));
+    let day = 24 * 3600;
+    let ask = |store: &mut Store, now| {
+        store.compact(now, MINUTE);
+        store.evidence(&key, Question { now, window: MINUTE, variant: &variant, resized: None })
+    };
+    let evidence = ask(&mut store, at(27 * day)).unwrap();
+    assert!(evidence.cpu_seconds().is_none());
+    assert_eq!((evidence.startup.starts, evidence.oom.is_some()), (1, true));
+    assert_eq!(evidence.cpu_adaptive.size(crate::policy::Objective::Balanced), Some(105));
+    assert_eq!(ask(&mut store, at(21 * day)).unwrap().cpu_peaks.hour_of_week(at(21 * day)), Some(100));
+    assert!(ask(&mut store, at(29 * day)).is_none() && store.is_empty());
+}
+
+#[test]
+fn of_many_revisions_those_in_use_and_the_newest_are_remembered() {
+    let mut store = Store::default();
+    let hour = |n: i64| at(n * 3600);
+    for n in 0..20 {
+        let revision = format!("v{n:02}");
+        let interval = Interval { variant: variant(&revision, ""), ..interval(hour(n), hour(n) + FINE_SLOT) };
+        store.add(container(), &record(&[1], &[1]), &interval, interval.end);
+    }
+    let kept = |store: &Store| store.variants(&container()).map(|v| v.revision.clone()).collect::<Vec<_>>();
+    store.compact(hour(20), Duration::from_secs(24 * 3600));
+    assert_eq!(kept(&store).len(), 20, "all have use within the retention");
+    store.compact(hour(20), Duration::from_secs(3 * 3600));
+    assert_eq!(kept(&store), ["v12", "v13", "v14", "v15", "v16", "v17", "v18", "v19"]);
+}
+
+/// A suite that runs each night at 02:00, Monday to Friday, for four weeks; the pods of the weekend are gone, and each
+/// Wednesday at noon there is a new revision.
+#[test]
+fn a_suite_of_each_night_is_known_across_deploys_and_weekends() {
+    let mut store = Store::default();
+    let days = 86_400;
+    // a Monday, midnight
+    let monday = 1_799_625_600 - START;
+    let time = |day: i64, hour: i64| at(monday + day * days + hour * 3600);
+    let revision = |day: i64, hour: i64| format!("v{}", (day * 24 + hour + 24 * 4 + 12) / (7 * 24));
+    let mut question_at = |from: i64, day: i64, hour: i64| {
+        for (day, hour) in (from..=day).flat_map(|day| (0..24).map(move |hour| (day, hour))) {
+            if day % 7 < 5 {
+                let use_of = if hour == 2 { 9000 } else { 100 };
+                let start = time(day, hour);
+                let interval = Interval {
+                    variant: variant(&revision(day, hour), ""),
+                    ..interval(start, start + FINE_SLOT)
+                };
+                store.add(container(), &record(&[use_of], &[use_of]), &interval, interval.end);
+            }
+            store.compact(time(day, hour) + MINUTE, Duration::from_secs(30 * 3600));
+        }
+        let now = time(day, hour);
+        let variant = variant(&revision(day, hour), "");
+        let question =
+            Question { now, window: Duration::from_secs(86_400), variant: &variant, resized: None };
+        store.evidence(&container(), question).unwrap()
+    };
+    // at the beginning of the third week, after two deploys and two weekends
+    let evidence = question_at(0, 14, 1);
+    for peaks in [&evidence.cpu_peaks, &evidence.memory_peaks] {
+        assert_eq!(
+            (peaks.hour_of_week(evidence.now), peaks.repeated(evidence.now)),
+            (Some(9000), Some(9000))
+        );
+        let noon = time(14, 12);
+        assert_eq!((peaks.hour_of_week(noon), peaks.repeated(noon)), (Some(100), Some(100)));
+    }
+    // on a Saturday nothing runs, and nothing ever did
+    let evidence = question_at(15, 19, 2);
+    assert_eq!(evidence.cpu_peaks.hour_of_week(evidence.now), None);
+    // and the revision of a Wednesday afternoon was never seen at 02:00
+    let evidence = question_at(20, 23, 13);
+    assert_eq!(evidence.unseen_peak_hour, Some(2));
+    assert_eq!(evidence.cpu_peaks.repeated(time(24, 2)), Some(9000));
 }
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -189,6 +304,27 @@ fn unlike_pods_are_kept_apart() {
     let others = evidence.others.unwrap();
     assert_eq!(super::evidence::most(&others.cpu).map(MergedHistogram::max), Some(999));
     assert_eq!(others.memory.max(), 900);
+}
+
+#[test]
+fn what_adaptive_learned_of_other_revisions_is_known_as_long_as_they_are_the_last_that_ran() {
+    let mut histories: BTreeMap<Variant, History> = BTreeMap::new();
+    let hours = |n: i64| at(n * 3600);
+    for (revision, hour, used) in [("v1", 0, 9000), ("v2", 60, 100), ("v3", 61, 200)] {
+        let start = hours(hour);
+        let history = histories.entry(variant(revision, "")).or_default();
+        add(history, &record(&[used], &[used]), (start, start + FINE_SLOT), start + FINE_SLOT);
+    }
+    let new = variant("v4", "");
+    // a weekend later
+    let question =
+        Question { now: hours(120), window: Duration::from_secs(86_400), variant: &new, resized: None };
+    let others = super::evidence::gather(&histories, question).others.unwrap();
+    for states in [&others.cpu_adaptive, &others.memory_adaptive] {
+        let sizes: Vec<_> =
+            states.iter().filter_map(|s| s.size(crate::policy::Objective::Balanced)).collect();
+        assert_eq!(sizes, [105, 210], "what ran two days before that does not count");
+    }
 }
 
 #[test]
@@ -262,7 +398,8 @@ fn start_up_is_not_evidence_of_runtime_but_of_the_next_start() {
     assert_eq!((evidence.memory.max(), evidence.covered), (80, Duration::from_secs(15)));
     // what is in use is in use
     assert_eq!(evidence.recent.memory_peak, 500);
-    assert_eq!((evidence.startup.memory, evidence.cpu_peaks.highest(at(30), MINUTE)), (500, Some(10)));
+    let hours: Vec<u64> = evidence.cpu_peaks.ring().iter().map(|(_, peak)| peak).collect();
+    assert_eq!((evidence.startup.memory, hours), (500, vec![10]));
 }
 
 #[test]
@@ -291,6 +428,76 @@ fn an_oom_kill_is_remembered_with_what_was_too_small() {
     }
     let oom = evidence(&history, at(75), MINUTE).oom.unwrap();
     assert_eq!((oom.size, oom.seen_since), (100, MINUTE));
+}
+
+#[test]
+fn a_kill_of_an_earlier_revision_counts_until_this_one_is_known() {
+    let (old, new) = (variant("v1", ""), variant("v2", ""));
+    let mut killed = record(&[1], &[90]);
+    killed.oom_kills = 1;
+    killed.limits.memory = Some(Bytes(100 << 16));
+    let mut histories =
+        BTreeMap::from([(old.clone(), History::default()), (new.clone(), History::default())]);
+    add(histories.get_mut(&old).unwrap(), &killed, (at(0), at(15)), at(15));
+    let mut after = |minutes: i64, compacted: bool| {
+        let own = histories.get_mut(&new).unwrap();
+        for i in 1..=minutes * 4 {
+            add(own, &record(&[1], &[50]), (at(i * 15), at(i * 15 + 15)), at(minutes * 60 + 15));
+        }
+        let now = at(minutes * 60 + 15);
+        if compacted {
+            own.compact(now + Duration::from_secs(4 * 86_400), Duration::from_secs(86_400));
+        }
+        let question = Question { now, window: MINUTE, variant: &new, resized: None };
+        let oom = super::evidence::gather(&histories, question).oom.unwrap();
+        (oom.size, oom.seen_since)
+    };
+    assert_eq!(after(0, false), (100, Duration::ZERO));
+    assert_eq!(after(7, false), (100, 7 * MINUTE));
+    // of what is older than the window, whole days count: from midnight after the kill until 10:00 a day later
+    assert_eq!(after(3000, true), (100, Duration::from_secs(24 * 3600 + 10 * 3600 + 15)));
+}
+
+#[test]
+fn a_clock_that_was_a_day_ahead_freezes_nothing() {
+    let mut history = History::default();
+    let (day, hour) = (86_400, 3600);
+    let play = |history: &mut History, from: i64, to: i64, used: u64| {
+        for start in (from..to).step_by(15) {
+            add(history, &record(&[used], &[used]), (at(start), at(start + 15)), at(start + 15));
+        }
+        history.compact(at(to), Duration::from_secs(100_000));
+    };
+    play(&mut history, 0, hour, 1000);
+    // for two hours the clock is wrong
+    play(&mut history, 2 * day, 2 * day + 2 * hour, 7000);
+    play(&mut history, hour, 2 * hour, 2000);
+    let evidence = evidence(&history, at(2 * hour), Duration::from_secs(7200));
+    assert_eq!((evidence.memory.max(), evidence.recent.memory_peak), (2000, 2000));
+    assert_eq!(evidence.cpu_peaks.ring().iter().map(|(_, peak)| peak).max(), Some(2000));
+    for adaptive in [&evidence.cpu_adaptive, &evidence.memory_adaptive] {
+        assert_eq!(adaptive.newest(), Some(at(2 * hour - 60)));
+        assert!(adaptive.size(crate::policy::Objective::Balanced).unwrap() >= 2000);
+    }
+    // a raise in the first minute after is seen
+    play(&mut history, 2 * hour, 2 * hour + 60, 9000);
+    let raised = super::tests::evidence(&history, at(2 * hour + 60), MINUTE).cpu_adaptive;
+    assert!(raised.size(crate::policy::Objective::Balanced).unwrap() >= 9000);
+}
+
+#[test]
+fn throttled_pods_raise_nothing_but_what_they_need_themselves() {
+    for (hot_throttled, expected) in [(false, 1000), (true, 1250)] {
+        let mut history = History::default();
+        for (used, throttled) in [(1000, hot_throttled), (40, true)] {
+            let mut frame = record(&[used], &[used]);
+            frame.cpu.periods = 150;
+            frame.cpu.throttled_periods = if throttled { 150 } else { 0 };
+            add(&mut history, &frame, (at(0), at(15)), at(15));
+        }
+        let peaks = evidence(&history, at(15), MINUTE).cpu_peaks;
+        assert_eq!(peaks.ring().iter().map(|(_, peak)| peak).collect::<Vec<_>>(), [expected]);
+    }
 }
 
 #[test]
@@ -334,4 +541,44 @@ fn limits_that_throttled_are_remembered_whatever_the_order_of_frames() {
     let expected = ThrottleEvidence { limit: crate::quantity::MilliCpu(200), seen_since: MINUTE };
     assert_eq!(forward, [expected]);
     assert_eq!(known(&mut (0..8).rev()), forward);
+}
+
+/// A day of one pod at the rates of an agent, whose use lies within `spread` units.
+fn day(spread: u64) -> History {
+    let mut history = History::default();
+    let mut random = 1_u64;
+    for n in 0..24 * 240_i64 {
+        let mut used = |count: usize| -> Vec<u64> {
+            let next = |_| {
+                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                1000 + (random >> 33) % spread
+            };
+            (0..count).map(next).collect()
+        };
+        let mut frame = record(&used(15), &used(15));
+        frame.cpu_tick = UsageHistogram::from_values(100, used(150));
+        frame.oom_kills = u64::from(n == 3000);
+        let started = (n < 4).then(|| at(0));
+        let interval = Interval { started, ..interval(at(n * 15), at(n * 15 + 15)) };
+        history.add(&frame, &interval, at(n * 15 + 15));
+        if n % 4 == 0 {
+            history.compact(at(n * 15 + 15), Duration::from_secs(24 * 3600));
+        }
+    }
+    history
+}
+
+#[test]
+fn a_history_of_a_day_survives_a_checkpoint_and_its_size_is_bounded() {
+    // how much the slots take depends on how many buckets use touches; all else does not
+    for (spread, most) in [(10, 80 << 10), (1000, 240 << 10)] {
+        let history = day(spread);
+        let text = serde_json::to_string(&history).unwrap();
+        assert_eq!(serde_json::from_str::<History>(&text).unwrap(), history);
+        let parts: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&text).unwrap();
+        let size = |part: &str| parts[part].to_string().len();
+        let rest: usize = parts.keys().filter(|part| *part != "slots").map(|part| size(part)).sum();
+        println!("use within {spread} units: {} bytes of JSON, {rest} without slots", text.len());
+        assert!(text.len() < most && rest < 40 << 10, "{} bytes, {rest} without slots", text.len());
+    }
 }

@@ -54,6 +54,13 @@ impl ThrottledLimits {
         });
     }
 
+    /// Nothing throttles later than `latest`.
+    pub fn rewind(&mut self, latest: Timestamp) {
+        for (first, last) in self.0.values_mut() {
+            (*first, *last) = ((*first).min(latest), (*last).min(latest));
+        }
+    }
+
     /// Limits that count, with the last moment of each.
     pub fn counted(&self) -> impl Iterator<Item = (u64, Timestamp)> {
         let long = self.0.iter().filter(|(_, (first, last))| last.since(*first) >= APART);

@@ -212,7 +212,7 @@ impl Engine {
             breaker: self.breaker.open(now),
             hpa: self.index.hpa_resources(&workload.workload),
             canary: canary(policy, &sized, |uid| self.resizes.in_flight(uid), now),
-            owner_progressing: is_progressing(&workload.workload, &sized),
+            owner_progressing: is_progressing(&sized),
             runtime_classes: RUNTIME_CLASSES.map(str::to_owned).to_vec(),
             ready_pods: u32::try_from(sized.iter().filter(|pod| pod.facts.ready).count()).ok(),
             ..Circumstances::at(now)
@@ -346,11 +346,10 @@ fn canary(
     })
 }
 
-/// Pods of two revisions run at once: a Deployment or Rollout is on its way from one to the other.
-fn is_progressing(workload: &WorkloadRef, pods: &[SizedPod]) -> bool {
+/// Pods of two revisions run at once: whatever owns them is on its way from one to the other.
+fn is_progressing(pods: &[SizedPod]) -> bool {
     let mut revisions = pods.iter().filter(|pod| !pod.facts.terminating).map(|pod| &pod.facts.revision);
-    let rolls = matches!(workload.kind.as_str(), "Deployment" | "Rollout");
-    revisions.next().is_some_and(|first| rolls && revisions.any(|other| other != first))
+    revisions.next().is_some_and(|first| revisions.any(|other| other != first))
 }
 
 /// The kubelet is at a resize of ours.

@@ -293,7 +293,7 @@ impl Index {
     pub fn origin(&self, id: &ContainerId) -> Option<Origin> {
         let live = self.containers.live(id).and_then(|live| {
             let record = self.pods.get(&live.pod)?;
-            Some(pods::origin(&self.nodes, record, record.workload.as_deref()?, &live.name))
+            Some(pods::origin(&self.nodes, record, record.workload.as_deref()?, (Some(id), &live.name)))
         });
         live.or_else(|| self.containers.gone(id).cloned())
     }
@@ -304,7 +304,7 @@ impl Index {
         record.into_iter().flat_map(|record| {
             let running = record.facts.containers.iter().filter(|container| container.running);
             running.filter_map(|container| {
-                Some(pods::origin(&self.nodes, record, record.workload.as_deref()?, &container.name))
+                Some(pods::origin(&self.nodes, record, record.workload.as_deref()?, (None, &container.name)))
             })
         })
     }

@@ -251,7 +251,8 @@ impl Index {
             }
             if found.is_none() {
                 for (id, name) in &record.ids {
-                    self.containers.bury(*id, super::pods::origin(&self.nodes, record, old, name), now);
+                    let origin = super::pods::origin(&self.nodes, record, old, (Some(id), name));
+                    self.containers.bury(*id, origin, now);
                 }
             }
         }

@@ -33,6 +33,8 @@ pub struct PodRecord {
     /// Of the pod itself; its controller's count where one is watched.
     pub overrides: Overrides,
     pub ids: Vec<(ContainerId, String)>,
+    /// Lives of its containers that are over: the facts are about the present ones.
+    over: Vec<(ContainerId, Lifetime)>,
     /// Phase Succeeded or Failed.
     pub finished: bool,
     /// The kubelet took it.
@@ -80,25 +82,21 @@ pub fn resources_of(resources: Option<&ResourceRequirements>) -> Resources {
     }
 }
 
-/// What the usage of one container of a pod is evidence for.
+/// What the usage of one container of a pod is evidence for. Without `id` it is about the life that it has now.
 pub fn origin(
     nodes: &HashMap<String, NodeFacts>,
     record: &PodRecord,
     workload: &WorkloadRef,
-    name: &str,
+    (id, name): (Option<&ContainerId>, &str),
 ) -> Origin {
     let node = record.node.as_ref().and_then(|node| nodes.get(node));
-    let container = record.facts.containers.iter().find(|container| container.name == name);
     Origin {
         container: WorkloadContainer { workload: workload.clone(), container: name.to_owned() },
         variant: Variant {
             revision: record.facts.revision.clone(),
             node_class: node.map_or_else(String::new, |node| node.class.clone()),
         },
-        lifetime: Lifetime {
-            started: container.and_then(|container| container.started),
-            ready_since: record.facts.ready_since.filter(|_| record.facts.ready),
-        },
+        lifetime: record.lifetime(id, name),
     }
 }
 
@@ -263,6 +261,19 @@ fn resizers(meta: &ObjectMeta) -> impl Iterator<Item = (&str, Option<Timestamp>)
         .map(move |e| (e.manager.as_deref().unwrap_or_default(), time(e)))
 }
 
+/// Labels by which controllers tell the pods of one revision from those of another.
+const REVISIONS: [&str; 3] = ["rollouts-pod-template-hash", "pod-template-hash", "controller-revision-hash"];
+
+/// Lives that are over, each with its start: a container that is not running any more, and the one before.
+fn over(status: &ContainerStatus) -> impl Iterator<Item = (ContainerId, Timestamp)> {
+    let states = [&status.state, &status.last_state].into_iter().flatten();
+    states.filter_map(|state| {
+        let ended = state.terminated.as_ref()?;
+        let id = ContainerId::from_status(ended.container_id.as_deref()?).ok()?;
+        Some((id, timestamp(&ended.started_at.as_ref()?.0)))
+    })
+}
+
 /// Ids of the containers of a pod that are right-sized, and of the previous life of those that restarted.
 fn container_ids(status: &PodStatus, facts: &[ContainerFacts]) -> Vec<(ContainerId, String)> {
     statuses(status)
@@ -296,11 +307,7 @@ impl PodRecord {
         let ours = resizers(&meta).filter(|(manager, _)| *manager == field_manager);
         let others = resizers(&meta).filter(|(manager, _)| *manager != field_manager);
         let facts = PodFacts {
-            revision: ["pod-template-hash", "controller-revision-hash"]
-                .into_iter()
-                .find_map(|label| own.get(label))
-                .cloned()
-                .unwrap_or_default(),
+            revision: REVISIONS.iter().find_map(|label| own.get(*label)).cloned().unwrap_or_default(),
             qos: qos(&status),
             ready: ready.is_some_and(|c| c.status == "True"),
             ready_since: ready.and_then(|c| c.last_transition_time.as_ref()).map(|time| timestamp(&time.0)),
@@ -336,6 +343,11 @@ impl PodRecord {
         Self {
             admitted: status.start_time.is_some() || phase != "Pending",
             ids: container_ids(&status, &facts.containers),
+            // when it was ready is not known: it counts as its use at runtime
+            over: statuses(&status)
+                .flat_map(over)
+                .map(|(id, started)| (id, Lifetime { started: Some(started), ready_since: Some(started) }))
+                .collect(),
             facts,
             node: spec.node_name.filter(|name| !name.is_empty()),
             controller,
@@ -343,6 +355,29 @@ impl PodRecord {
             overrides: Overrides::new(meta.annotations.as_ref().filter(|_| speaks)),
             finished: matches!(phase, "Succeeded" | "Failed"),
             workload: None,
+        }
+    }
+
+    /// When a container started and became ready.
+    fn lifetime(&self, id: Option<&ContainerId>, name: &str) -> Lifetime {
+        let over = id.and_then(|id| self.over.iter().find(|(over, _)| over == id));
+        over.map_or_else(
+            || Lifetime {
+                started: self.facts.containers.iter().find(|c| c.name == name).and_then(|c| c.started),
+                ready_since: self.facts.ready_since.filter(|_| self.facts.ready),
+            },
+            |(_, lifetime)| *lifetime,
+        )
+    }
+
+    /// Takes over what an earlier state of the pod knew of lives that are over now.
+    fn learn(&mut self, earlier: &Self) {
+        for (id, lifetime) in &mut self.over {
+            if let Some((_, name)) = earlier.ids.iter().find(|(known, _)| known == id) {
+                let known = earlier.lifetime(Some(id), name);
+                lifetime.ready_since =
+                    if known.started.is_some() { known.ready_since } else { lifetime.ready_since };
+            }
         }
     }
 }
@@ -376,7 +411,10 @@ impl Index {
 
     fn put_pod(&mut self, pod: Pod, now: Timestamp) -> Vec<ContainerId> {
         let key = key_of(&pod);
-        let record = PodRecord::new(pod, &key, self.field_manager, &mut self.labels);
+        let mut record = PodRecord::new(pod, &key, self.field_manager, &mut self.labels);
+        if let Some(earlier) = self.pods.get(&key) {
+            record.learn(earlier);
+        }
         let known = self.remove_pod(&key, &record.ids, now);
         for (id, name) in &record.ids {
             self.containers.insert(*id, Live { pod: key.clone(), name: name.clone() });
@@ -418,7 +456,8 @@ impl Index {
         for (id, name) in record.ids.iter().filter(|(id, _)| !stay.iter().any(|(kept, _)| kept == id)) {
             self.containers.remove(id);
             if let Some(workload) = &record.workload {
-                self.containers.bury(*id, origin(&self.nodes, &record, workload, name), now);
+                let origin = origin(&self.nodes, &record, workload, (Some(id), name));
+                self.containers.bury(*id, origin, now);
             }
         }
         if record.workload.is_some() {

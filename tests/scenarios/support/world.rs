@@ -273,6 +273,11 @@ impl World {
         pod_name
     }
 
+    /// From now on a pod wants to use this.
+    pub fn demand(&mut self, pod: &str, demand: Demand) {
+        self.pods.get_mut(pod).unwrap().demand = demand;
+    }
+
     /// Changes a pod and tells the watch.
     pub fn change(&mut self, pod: &str, change: impl FnOnce(&mut Value)) {
         let json = &mut self.pods.get_mut(pod).unwrap().json;

@@ -86,6 +86,65 @@ fn a_restarted_container_has_two_ids_then_a_tombstone() {
 }
 
 #[test]
+fn each_life_of_a_container_has_its_own_start() {
+    let time = |seconds: i64| at(1_800_000_000 + seconds);
+    // 2027-01-15T08:00:00Z is 1_800_000_000
+    let state = |kind: &str, minute: u8, number: u8| {
+        let mut state = json!({"startedAt": format!("2027-01-15T08:{minute:02}:00Z")});
+        if kind == "terminated" {
+            state["exitCode"] = 137.into();
+            state["containerID"] = format!("containerd://{}", id(number)).into();
+        }
+        json!({ kind: state })
+    };
+    let ready = |minute: u8| json!([{"type": "Ready", "status": "True", "lastTransitionTime": format!("2027-01-15T08:{minute:02}:00Z")}]);
+    let made = |number: u8, now: Value, last: Value, conditions: Value| {
+        let mut pod = pod("p", number, owner("apps/v1", "ReplicaSet", "web-1"));
+        pod["status"]["containerStatuses"][0]["state"] = now;
+        pod["status"]["containerStatuses"][0]["lastState"] = last;
+        pod["status"]["conditions"] = conditions;
+        pod
+    };
+    let life = |index: &Index, number| {
+        let lifetime = index.origin(&id(number)).unwrap().lifetime;
+        (lifetime.started, lifetime.ready_since)
+    };
+    let mut index = web();
+    put_pod(&mut index, made(1, state("running", 0, 1), json!({}), ready(2)), 0);
+    assert_eq!(life(&index, 1), (Some(time(0)), Some(time(120))));
+    // killed: its last frame is about the life that began at 08:00 and was ready at 08:02
+    put_pod(&mut index, made(1, state("terminated", 0, 1), json!({}), json!([])), 0);
+    assert_eq!(life(&index, 1), (Some(time(0)), Some(time(120))));
+    put_pod(&mut index, made(2, state("running", 9, 2), state("terminated", 0, 1), json!([])), 0);
+    assert_eq!(life(&index, 1), (Some(time(0)), Some(time(120))));
+    assert_eq!(life(&index, 2), (Some(time(540)), None));
+    // one that never was ready
+    put_pod(&mut index, made(3, state("running", 10, 3), state("terminated", 9, 2), json!([])), 0);
+    assert_eq!((life(&index, 2), life(&index, 3)), ((Some(time(540)), None), (Some(time(600)), None)));
+    // of a life that nobody saw it is not known when it was ready
+    let mut index = web();
+    put_pod(&mut index, made(5, state("running", 9, 5), state("terminated", 0, 4), json!([])), 0);
+    assert_eq!(life(&index, 4), (Some(time(0)), Some(time(0))));
+}
+
+#[test]
+fn revisions_are_told_apart_whatever_made_the_pod() {
+    for (label, expected) in [
+        ("pod-template-hash", "abc"),
+        ("rollouts-pod-template-hash", "abc"),
+        ("controller-revision-hash", "abc"),
+        ("app", ""),
+    ] {
+        let mut index = web();
+        let mut pod = pod("p", 1, owner("apps/v1", "ReplicaSet", "web-1"));
+        pod["metadata"]["labels"] = json!({label: "abc"});
+        put_pod(&mut index, pod, 0);
+        assert_eq!(index.facts(&key("p")).unwrap().revision, expected);
+        assert_eq!(index.origin(&id(1)).unwrap().variant.revision, expected);
+    }
+}
+
+#[test]
 fn a_pod_outlives_its_controller() {
     let mut index = web();
     let set = replica_set("web-1", json!([]));
