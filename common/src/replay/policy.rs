@@ -155,7 +155,9 @@ impl<'a> Play<'a> {
         let limit = self.desired.limits.memory;
         let killed = sample.memory.zip(limit).is_some_and(|(used, limit)| used > limit.0);
         if killed {
-            self.result.memory.oom_kills += u32::from(is_new_crash(&mut self.last_kill, sample.at));
+            if is_new_crash(&mut self.last_kill, sample.at) {
+                self.result.memory.oom_kills.push(self.result.memory.sizes.len() - 1);
+            }
         }
         self.restarts += u32::from(killed);
         self.learn(sample, killed);
@@ -247,8 +249,12 @@ impl<'a> Play<'a> {
         for change in &plan.changes {
             let changes =
                 |resource: fn(Amounts) -> bool| resource(change.to.requests) || resource(change.to.limits);
-            self.result.cpu.resizes += u32::from(changes(|amounts| amounts.cpu.is_some()));
-            self.result.memory.resizes += u32::from(changes(|amounts| amounts.memory.is_some()));
+            for (of, changed) in [
+                (&mut self.result.cpu, changes(|amounts| amounts.cpu.is_some())),
+                (&mut self.result.memory, changes(|amounts| amounts.memory.is_some())),
+            ] {
+                of.resizes.extend(changed.then_some(of.sizes.len()));
+            }
             self.desired = self.desired.overlaid(change.to);
         }
         self.last_resize = Some(now);
@@ -342,7 +348,7 @@ mod tests {
         let policy = Policy { mode: Mode::Disabled, dry_run: true, ..short() };
         let result = replayed(&policy, &usage, declared(1000, 512, None));
         let cpu = super::super::Outcome::of(&usage.trace(Resource::Cpu), &result.cpu, 0);
-        assert_eq!((cpu.under, result.cpu.resizes, result.memory.resizes), (0, 1, 1), "{:?}", result.changes);
+        assert_eq!((cpu.under, cpu.resizes, result.memory.resizes.len()), (0, 1, 1), "{:?}", result.changes);
         assert_eq!(result.cpu.sizes.len(), usage.samples.len());
         assert_eq!(result.last.requests.cpu, Some(MilliCpu(120)));
         assert!(result.held.contains_key(&Reason::ChangeTooSmall), "{:?}", result.held);
@@ -361,9 +367,9 @@ mod tests {
     fn use_above_the_memory_limit_is_a_kill_and_the_request_follows() {
         let usage = usage(6 * HOUR, |minute| (100, if minute < 5 * HOUR { 64 } else { 200 }));
         let result = replayed(&short(), &usage, declared(200, 128, Some(160)));
-        assert!(result.memory.oom_kills > 0, "{result:?}");
+        assert!(!result.memory.oom_kills.is_empty(), "{result:?}");
         let free = replayed(&short(), &usage, declared(200, 128, None));
-        assert_eq!(free.memory.oom_kills, 0);
+        assert_eq!(free.memory.oom_kills, [] as [usize; 0]);
     }
 
     #[test]
@@ -371,7 +377,7 @@ mod tests {
         let mut usage = usage(6 * HOUR, |_| (100, 64));
         usage.samples.iter_mut().for_each(|sample| sample.memory = None);
         let result = replayed(&short(), &usage, declared(1000, 512, None));
-        assert_eq!((result.memory.sizes.len(), result.memory.resizes), (0, 0));
+        assert_eq!((result.memory.sizes.len(), result.memory.resizes.len()), (0, 0));
         assert_eq!(result.last.requests.memory, Some(Bytes(512 << 20)));
         assert!(result.held.contains_key(&Reason::NoData), "{:?}", result.held);
     }

@@ -140,8 +140,8 @@ fn text(usage: &Usage, declared: Resources, replayed: &PolicyReplay) -> String {
             continue;
         };
         let limit = declared.limits.memory.filter(|_| resource == Resource::Memory);
-        let oom_kills = limit.map_or(0, |limit| kills_above(&trace, limit.0));
-        let still = Replayed { sizes: vec![stated; trace.samples.len()], oom_kills, resizes: 0 };
+        let oom_kills = limit.map_or_else(Vec::new, |limit| kills_above(&trace, limit.0));
+        let still = Replayed { sizes: vec![stated; trace.samples.len()], oom_kills, resizes: Vec::new() };
         let (before, after) = (Outcome::of(&trace, &still, 0), Outcome::of(&trace, after, 0));
         row(&mut text, resource, "as declared", &before);
         row(&mut text, resource, "with the policy", &after);
