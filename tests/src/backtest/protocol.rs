@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::{
     report::{Report, SystemReport},
-    statistics::{Metrics, PerSet, Seeded, intervals, means},
+    statistics::{Metrics, PerSet, Seeded, intervals},
     systems::{Contender, System, label},
     trace::{Series, Set},
 };
@@ -80,6 +80,8 @@ pub fn score(system: &System, series: &Series) -> Metrics {
 pub fn run(sets: &[Set], systems: &[System]) -> Report {
     let measured: Vec<(&System, PerSet)> =
         systems.iter().map(|system| (system, measure(system, sets))).collect();
+    // what no set has a series of is not a row of zeros
+    let measured: Vec<_> = measured.into_iter().filter(|(_, of)| !of.is_empty()).collect();
     let reports = measured
         .iter()
         .map(|(system, measured_one)| {
@@ -88,7 +90,7 @@ pub fn run(sets: &[Set], systems: &[System]) -> Report {
             });
             let opponents = opponents.map(|(other, theirs)| (other.name.as_str(), theirs));
             let label = label(&system.name, system.resource, system.objective);
-            SystemReport::new(label, &means(measured_one), intervals(measured_one, opponents), measured_one)
+            SystemReport::new(label, intervals(measured_one, opponents), measured_one.clone())
         })
         .collect();
     Report { sets: sets.iter().map(|set| set.name.clone()).collect(), systems: reports }
@@ -149,12 +151,14 @@ impl Target {
 mod tests {
     use std::collections::BTreeSet;
 
+    use optipod_common::policy::Objective;
+
     use super::*;
-    use crate::{backtest::systems, backtest::trace::read_sets, paths};
+    use crate::{backtest::systems, backtest::trace::read, paths};
 
     /// The first minutes of the shipped recordings.
     fn short() -> Vec<Set> {
-        let mut sets = read_sets(None, &paths::workspace().join("tests/data/traces"), &[]).unwrap();
+        let mut sets = read(None, &paths::workspace().join("tests/data/traces"), &[]).unwrap().sets;
         sets.iter_mut().flat_map(|set| &mut set.series).for_each(|series| series.trace.samples.truncate(400));
         sets
     }
@@ -171,6 +175,18 @@ mod tests {
         assert!(tune.is_disjoint(&test));
         assert_eq!(tune.union(&test).cloned().collect::<BTreeSet<_>>(), names(Half::All));
         assert_eq!((tune.len(), test.len()), (6, 6));
+    }
+
+    #[test]
+    fn what_no_set_has_a_series_of_is_no_row() {
+        let mut sets = short();
+        sets.iter_mut().for_each(|set| set.series.retain(|series| series.resource == Resource::Cpu));
+        let systems = [
+            systems::adaptive(Target::Cpu, Objective::Safe),
+            systems::adaptive(Target::Memory, Objective::Safe),
+        ];
+        let report = run(&sets, &systems);
+        assert_eq!(report.systems.iter().map(|system| system.resource).collect::<Vec<_>>(), [Target::Cpu]);
     }
 
     #[test]

@@ -3,9 +3,6 @@
 //! Every system derives a limit from the use that it saw, through its own window: minute means hide the bursts that a
 //! quota stops. It sees only what was let through, so a limit that is too low also hides that it is.
 
-use std::path::Path;
-
-use anyhow::Result;
 use optipod_common::{
     histogram::{MergedHistogram, UsageHistogram},
     policy::Objective,
@@ -15,9 +12,9 @@ use rayon::prelude::*;
 use crate::backtest::{
     protocol::Target,
     report::SystemReport,
-    statistics::{Metrics, PerSet, intervals, means},
+    statistics::{Metrics, PerSet, intervals},
     systems::label,
-    trace::{FineCpu, fine_cpu},
+    trace::{FineCpu, RECORDED_FINE},
 };
 
 /// A CFS period, in microseconds.
@@ -73,20 +70,15 @@ const PROBE: u64 = 1250;
 /// and stays for this many periods.
 const HELD: usize = 30 * 60 * 10;
 
-pub fn run(path: &Path) -> Result<Vec<SystemReport>> {
-    let series: Vec<Vec<u64>> = fine_cpu(path)?.iter().map(periods).collect();
+pub fn run(fine: &[FineCpu]) -> Vec<SystemReport> {
+    let series: Vec<Vec<u64>> = fine.iter().map(periods).collect();
     let report = |view: &View| {
         let metrics: Vec<Metrics> = series.par_iter().map(|demand| throttled(demand, view)).collect();
-        let measured = PerSet::from([("recorded-cpu-100hz".to_owned(), metrics)]);
+        let measured = PerSet::from([(RECORDED_FINE.to_owned(), metrics)]);
         let own = intervals(&measured, std::iter::empty());
-        SystemReport::new(
-            label(view.name, Target::CpuLimit, view.objective),
-            &means(&measured),
-            own,
-            &measured,
-        )
+        SystemReport::new(label(view.name, Target::CpuLimit, view.objective), own, measured)
     };
-    Ok(VIEWS.iter().map(report).collect())
+    VIEWS.iter().map(report).collect()
 }
 
 /// CPU microseconds that were asked for in each period; a reading that spans periods is spread evenly.

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use crate::backtest::{
     protocol::{Target, UNSCORED, replayed},
     report::SystemReport,
-    statistics::{Metrics, PerSet, Seeded, intervals, means},
+    statistics::{Metrics, PerSet, Seeded, intervals},
     systems::{System, label},
     trace::{Series, Set},
 };
@@ -30,7 +30,7 @@ pub fn run(sets: &[Set], systems: &[System]) -> Vec<SystemReport> {
             sets.iter().filter_map(|set| Some((set.name.clone(), nodes(set, system)?))).collect();
         let own = intervals(&measured, std::iter::empty());
         let label = label(&system.name, Target::MemoryNode, system.objective);
-        (!measured.is_empty()).then(|| SystemReport::new(label, &means(&measured), own, &measured))
+        (!measured.is_empty()).then(|| SystemReport::new(label, own, measured))
     };
     let hindsight = ["oracle-1h", "static-peak"];
     let systems = systems
@@ -88,7 +88,7 @@ fn evictions(group: &[&(&Series, Replayed)]) -> Metrics {
     let step = group.first().map_or(0.0, |(series, _)| series.trace.step.as_secs_f64());
     let samples = (length - skip).max(1) as f64;
     let container_days = samples * step / 86_400.0 * (group.len() as u64 * REPLICAS) as f64;
-    let resizes: u32 = group.iter().map(|(_, replayed)| replayed.resizes).sum();
+    let resizes: usize = group.iter().map(|(_, replayed)| replayed.resizes.len()).sum();
     let days = length as f64 * step / 86_400.0 * group.len() as f64;
     Metrics {
         alloc: allocated as f64 / samples / peak.max(1) as f64 * 100.0,
@@ -96,7 +96,7 @@ fn evictions(group: &[&(&Series, Replayed)]) -> Metrics {
         waste: (1.0 - used as f64 / allocated.max(1) as f64).max(0.0) * 100.0,
         oom_per_container_day: evicted as f64 / container_days.max(f64::MIN_POSITIVE),
         containers_with_oom: if evicted > 0 { 100.0 } else { 0.0 },
-        resizes_per_day: f64::from(resizes) / days.max(f64::MIN_POSITIVE),
+        resizes_per_day: resizes as f64 / days.max(f64::MIN_POSITIVE),
         ..Metrics::default()
     }
 }
