@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::time::Timestamp;
 
-pub use policy::{PolicyReplay, Usage, UsageSample, replay_policy};
+pub use policy::{Managed, PolicyReplay, Usage, UsageSample, replay_policy};
 pub use rules::{AdaptiveRule, PercentileRule, ThresholdRule};
 
 /// OOM kills within this time of one that was counted are the same crash loop.
