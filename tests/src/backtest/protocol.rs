@@ -126,6 +126,12 @@ pub enum Target {
     /// Memory requests of the containers of a node, closed loop.
     #[serde(rename = "memory-node")]
     MemoryNode,
+    /// The same on nodes of one workload, whose replicas peak together.
+    #[serde(rename = "memory-node-in-phase")]
+    MemoryNodeInPhase,
+    /// The same beside a workload that leaks.
+    #[serde(rename = "memory-node-leak")]
+    MemoryNodeLeak,
 }
 
 impl Target {
@@ -133,7 +139,9 @@ impl Target {
     pub const fn size(self) -> Size {
         match self {
             Self::Cpu | Self::CpuLimit => Size::CpuRequest,
-            Self::MemoryRequest | Self::MemoryNode => Size::MemoryRequest,
+            Self::MemoryRequest | Self::MemoryNode | Self::MemoryNodeInPhase | Self::MemoryNodeLeak => {
+                Size::MemoryRequest
+            }
             Self::Memory => Size::MemoryLimit,
         }
     }
@@ -142,7 +150,11 @@ impl Target {
     pub const fn measured(self) -> Resource {
         match self {
             Self::Cpu | Self::CpuLimit => Resource::Cpu,
-            Self::Memory | Self::MemoryRequest | Self::MemoryNode => Resource::Memory,
+            Self::Memory
+            | Self::MemoryRequest
+            | Self::MemoryNode
+            | Self::MemoryNodeInPhase
+            | Self::MemoryNodeLeak => Resource::Memory,
         }
     }
 }

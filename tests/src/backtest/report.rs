@@ -73,8 +73,10 @@ pub fn print(report: &Report) {
         ),
         (
             Target::MemoryNode,
-            "Memory requests packed on nodes, closed loop: OOM/day = evictions per container-day",
+            "Nodes of ten workloads, as large as their memory requests: OOM/day = evictions per container-day",
         ),
+        (Target::MemoryNodeInPhase, "Nodes of one workload in ten replicas"),
+        (Target::MemoryNodeLeak, "Nodes of three workloads, of which one leaks"),
     ];
     for (resource, title) in titles {
         let mut rows: Vec<&SystemReport> =
