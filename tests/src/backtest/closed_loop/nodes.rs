@@ -55,55 +55,65 @@ pub fn run(sets: &[Set], systems: &[System]) -> Vec<SystemReport> {
         system.resource == Target::MemoryRequest && !hindsight.contains(&system.name.as_str())
     };
     let systems: Vec<&System> = systems.iter().filter(replayable).collect();
-    let report = |case: Case, system: &System| {
-        let measured: PerSet =
-            sets.iter().filter_map(|set| Some((set.name.clone(), nodes(set, system, case)?))).collect();
-        let own = intervals(&measured, std::iter::empty());
-        let label = label(&system.name, case.target, system.objective);
-        (!measured.is_empty()).then(|| SystemReport::new(label, own, measured))
-    };
-    CASES.iter().flat_map(|case| systems.iter().filter_map(|system| report(*case, system))).collect()
+    systems.into_iter().flat_map(|system| reports(sets, system)).collect()
 }
 
-fn nodes(set: &Set, system: &System, case: Case) -> Option<Vec<Metrics>> {
-    let measured = Target::MemoryRequest.measured();
-    let series: Vec<&Series> = set.series.iter().filter(|series| series.resource == measured).collect();
-    if series.len() < FEWEST {
-        return None;
-    }
-    let sized = |series: &Series, leak: Leak| {
-        let leaking = leak.of(series);
-        Workload {
-            trace: series.trace.clone(),
-            peak: leaking.trace.peak(),
-            sizes: replayed(system, &leaking),
-            leak,
+/// A report of each case.
+fn reports(sets: &[Set], system: &System) -> Vec<SystemReport> {
+    let mut measured = CASES.map(|_| PerSet::new());
+    for set in sets {
+        let sized = Sized::of(set, system);
+        for (case, into) in CASES.iter().zip(&mut measured) {
+            into.extend(sized.nodes(*case).map(|metrics| (set.name.clone(), metrics)));
         }
+    }
+    let of_cases = CASES.iter().zip(measured).filter(|(_, measured)| !measured.is_empty());
+    let report = |(case, measured): (&Case, PerSet)| {
+        let own = intervals(&measured, std::iter::empty());
+        SystemReport::new(label(&system.name, case.target, system.objective), own, measured)
     };
-    let calm: Vec<Workload> = series.par_iter().map(|series| sized(series, Leak(0))).collect();
-    let leaking: Vec<Workload> = match case.leaks {
-        true => series.par_iter().map(|series| sized(series, Leak::mean(&series.trace))).collect(),
-        false => Vec::new(),
-    };
-    let mut random = Seeded::new(SEED);
-    let mut draw = || {
-        let mut order: Vec<usize> = (0..calm.len()).collect();
-        random.shuffle(&mut order);
-        order.truncate(case.workloads);
-        order
-    };
-    let groups: Vec<Vec<usize>> = match case.workloads {
-        1 => (0..calm.len()).map(|one| vec![one]).collect(),
-        _ => (0..NODES).map(|_| draw()).collect(),
-    };
-    let node = |group: &Vec<usize>| {
-        let workloads = group.iter().enumerate().filter_map(|(place, at)| {
-            let of = if place == 0 && case.leaks { &leaking } else { &calm };
-            of.get(*at)
-        });
-        Node::new(workloads, case.replicas).run()
-    };
-    Some(groups.par_iter().map(node).collect())
+    of_cases.map(report).collect()
+}
+
+/// The workloads of a set as one system sizes them.
+struct Sized {
+    calm: Vec<Workload>,
+    leaking: Vec<Workload>,
+}
+
+impl Sized {
+    fn of(set: &Set, system: &System) -> Self {
+        let measured = Target::MemoryRequest.measured();
+        let series: Vec<&Series> = set.series.iter().filter(|series| series.resource == measured).collect();
+        let enough = if series.len() < FEWEST { &[][..] } else { &series[..] };
+        let sized = |leak: fn(&Trace) -> Leak| {
+            enough.par_iter().map(|series| Workload::of(series, leak(&series.trace), system)).collect()
+        };
+        Self { calm: sized(|_| Leak(0)), leaking: sized(Leak::mean) }
+    }
+
+    /// Metrics of each node; `None` where there is nothing to draw from.
+    fn nodes(&self, case: Case) -> Option<Vec<Metrics>> {
+        let mut random = Seeded::new(SEED);
+        let mut draw = || {
+            let mut order: Vec<usize> = (0..self.calm.len()).collect();
+            random.shuffle(&mut order);
+            order.truncate(case.workloads);
+            order
+        };
+        let groups: Vec<Vec<usize>> = match case.workloads {
+            1 => (0..self.calm.len()).map(|one| vec![one]).collect(),
+            _ => (0..NODES).map(|_| draw()).collect(),
+        };
+        let node = |group: &Vec<usize>| {
+            let workloads = group.iter().enumerate().filter_map(|(place, at)| {
+                let of = if place == 0 && case.leaks { &self.leaking } else { &self.calm };
+                of.get(*at)
+            });
+            Node::new(workloads, case.replicas).run()
+        };
+        (!self.calm.is_empty()).then(|| groups.par_iter().map(node).collect())
+    }
 }
 
 /// What a container leaks, in units in [`LEAK`].
@@ -139,6 +149,14 @@ struct Workload {
     peak: u64,
     sizes: Replayed,
     leak: Leak,
+}
+
+impl Workload {
+    fn of(series: &Series, leak: Leak, system: &System) -> Self {
+        let leaking = leak.of(series);
+        let sizes = replayed(system, &leaking);
+        Self { trace: series.trace.clone(), peak: leaking.trace.peak(), sizes, leak }
+    }
 }
 
 /// A workload on a node.
