@@ -252,6 +252,7 @@ impl<'a> Managed<'a> {
         self.due = Some(now + self.policy.reconciliation_interval);
         self.evaluations += 1;
         self.store.compact(now, self.policy.rolling_window.max(RETENTION));
+        self.store.settle(now);
         let variant = Variant::default();
         let question = Question {
             now,

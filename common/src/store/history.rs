@@ -208,6 +208,12 @@ impl History {
         self.memory_adaptive.settle(&self.memory_peaks, now - FINAL_AFTER);
     }
 
+    /// See [`super::Store::settle`].
+    pub fn settle(&mut self, now: Timestamp) {
+        self.cpu_adaptive.settle(&self.cpu_peaks, now);
+        self.memory_adaptive.settle(&self.memory_peaks, now);
+    }
+
     /// Nothing is known any more.
     pub(super) fn is_empty(&self) -> bool {
         self.slots.values().all(|slot| slot.observed.is_zero())
@@ -270,8 +276,8 @@ impl History {
         if parts.coverage {
             evidence.cpu_adaptive = self.cpu_adaptive.at(&self.cpu_peaks, now);
             evidence.memory_adaptive = self.memory_adaptive.at(&self.memory_peaks, now);
-            let covered =
-                self.covered.range((from - FINE_SLOT)..).filter(|start| **start + FINE_SLOT > from).count();
+            // few are older than the window: those are counted
+            let covered = self.covered.len() - self.covered.range(..=from - FINE_SLOT).count();
             evidence.covered = (FINE_SLOT * u32::try_from(covered).unwrap_or(u32::MAX)).min(window);
             evidence.hottest = super::evidence::hottest(self.pods.peaks());
         }

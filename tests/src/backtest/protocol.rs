@@ -3,8 +3,12 @@
 use clap::ValueEnum;
 use optipod_common::{
     adaptive::Size,
-    replay::{Outcome, Replayed, replay},
-    resources::Resource,
+    expression::NoExpressions,
+    policy::Policy,
+    quantity::{Bytes, MilliCpu},
+    replay::{Outcome, Replayed, Trace, Usage, UsageSample, replay, replay_policy},
+    resources::{Amounts, Resource, Resources},
+    time::Timestamp,
 };
 use rayon::prelude::*;
 use serde::Serialize;
@@ -13,13 +17,15 @@ use super::{
     report::{Report, SystemReport},
     statistics::{Metrics, PerSet, Seeded, intervals},
     systems::{Contender, System, label},
-    trace::{Series, Set},
+    trace::{BYTES_PER_UNIT, Series, Set, UNITS_PER_MILLICORE},
 };
 
 /// Declared size: typical over-provisioning is twice the peak.
 const DECLARED: u64 = 2;
 /// Part of a series that is not scored: one in this many samples, from the beginning.
 pub const UNSCORED: usize = 10;
+/// Units of a trace in a tenth of a millicore.
+const UNITS_PER_TENTH: u64 = UNITS_PER_MILLICORE / 10;
 /// Splits the series of each set; another seed would be another experiment.
 const SPLIT_SEED: u64 = 42;
 
@@ -66,8 +72,41 @@ pub fn replayed(system: &System, series: &Series) -> Replayed {
     let declared = peak.saturating_mul(DECLARED);
     match (system.make)(series.resource, declared, peak) {
         Contender::Rule { start, actuator, mut rule } => replay(&series.trace, start, &actuator, &mut rule),
+        Contender::Policy(policy) => under_policy(&policy, system.resource, series, declared),
         Contender::Hindsight => super::opponents::oracle(&series.trace),
     }
+}
+
+/// Replays a policy in the product's units: a tenth of a millicore, bytes.
+fn under_policy(policy: &Policy, sized: Target, series: &Series, declared: u64) -> Replayed {
+    let Trace { step, samples } = &series.trace;
+    let usage = |of: fn(Timestamp, u64) -> UsageSample| Usage {
+        step: *step,
+        samples: samples.iter().map(|(at, used)| of(*at, *used)).collect(),
+    };
+    let mut replayed = match series.resource {
+        Resource::Cpu => {
+            let cpu = MilliCpu(declared.div_ceil(UNITS_PER_MILLICORE));
+            let requests = Amounts { cpu: Some(cpu), memory: None };
+            let usage =
+                usage(|at, used| UsageSample { at, cpu: Some(used.div_ceil(UNITS_PER_TENTH)), memory: None });
+            replay_policy(policy, &usage, Resources { requests, limits: Amounts::default() }, &NoExpressions)
+                .cpu
+        }
+        Resource::Memory => {
+            let requests = Amounts { cpu: None, memory: Some(Bytes(declared * BYTES_PER_UNIT)) };
+            let limits = if sized == Target::Memory { requests } else { Amounts::default() };
+            let usage = usage(|at, used| UsageSample { at, cpu: None, memory: Some(used * BYTES_PER_UNIT) });
+            replay_policy(policy, &usage, Resources { requests, limits }, &NoExpressions).memory
+        }
+    };
+    for size in &mut replayed.sizes {
+        *size = match series.resource {
+            Resource::Cpu => *size * UNITS_PER_TENTH,
+            Resource::Memory => *size / BYTES_PER_UNIT,
+        };
+    }
+    replayed
 }
 
 /// What one system makes of one series.

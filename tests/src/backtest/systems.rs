@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use optipod_common::{
-    policy::{Objective, ThresholdParams},
+    policy::{Objective, Policy, Strategy, ThresholdParams, UpdateStrategy},
     replay::{Actuator, AdaptiveRule, Limit, Observation, Rule, ThresholdRule},
     resources::Resource,
 };
@@ -11,6 +11,7 @@ use optipod_common::{
 use super::{
     opponents::{Autopilot, DecayedPercentile, Krr, NSigma, PeakHold, Static, VpaRule},
     protocol::Target,
+    trace::BYTES_PER_UNIT,
 };
 
 /// A system, ready for a series.
@@ -24,6 +25,8 @@ pub enum Contender {
         /// The rule.
         rule: Boxed,
     },
+    /// The product's policy over the product's store.
+    Policy(Box<Policy>),
     /// Knows the future.
     Hindsight,
 }
@@ -73,9 +76,6 @@ const OURS: Duration = Duration::from_secs(2);
 /// What others leave out: decreases below 10 %, increases below 5 %. Theirs document none but VPA's, whose rule has it:
 /// without one they allocate 1 % less at the same excess, for three to fifty times the resizes.
 const DEAD: (u32, u32) = (50, 100);
-
-/// A trace counts memory in KiB.
-const BYTES_PER_UNIT: u64 = 1024;
 
 fn actuator(lag: u64, (dead_up, dead_down): (u32, u32), sized: Target) -> Actuator {
     let limit = if sized == Target::Memory { Limit::Follows } else { Limit::Apart };
@@ -163,6 +163,24 @@ pub fn with_rule<R: Rule + 'static>(
     System { name: name.to_owned(), resource: sized, objective: Some(objective), make: Box::new(make) }
 }
 
+/// A policy with the defaults but for its strategy: interval, coverage, smallest change, cooldown and floors act.
+pub fn policy(sized: Target, strategy: Strategy) -> System {
+    let (name, objective) = match strategy {
+        Strategy::Adaptive(objective) => ("policy-adaptive", Some(objective)),
+        _ => ("policy-percentile", None),
+    };
+    // with request = limit both move, else the limit is left alone
+    let update =
+        UpdateStrategy { update_requests_only: sized != Target::Memory, ..UpdateStrategy::default() };
+    let policy = Policy { strategy, update, ..Policy::default() };
+    System {
+        name: name.to_owned(),
+        resource: sized,
+        objective,
+        make: Box::new(move |_, _, _| Contender::Policy(Box::new(policy.clone()))),
+    }
+}
+
 /// Every system that is replayed.
 pub fn all() -> Vec<System> {
     let mut systems = Vec::new();
@@ -170,6 +188,8 @@ pub fn all() -> Vec<System> {
         for objective in [Objective::Savings, Objective::Balanced, Objective::Safe] {
             systems.push(adaptive(sized, objective));
         }
+        systems.push(policy(sized, Strategy::Adaptive(Objective::Balanced)));
+        systems.push(policy(sized, Strategy::Percentile));
         systems.extend(opponents(sized));
     }
     systems

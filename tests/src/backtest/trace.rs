@@ -16,6 +16,10 @@ use optipod_common::{replay::Trace, resources::Resource, time::Timestamp};
 pub const CPU_UNITS: f64 = 1e6;
 /// See [`CPU_UNITS`].
 pub const MEMORY_UNITS: f64 = 1024.0;
+/// [`CPU_UNITS`] in a millicore.
+pub const UNITS_PER_MILLICORE: u64 = 1000;
+/// A trace counts memory in KiB.
+pub const BYTES_PER_UNIT: u64 = 1024;
 
 /// Traces begin here: a midnight, so that days of a trace are days.
 const START: i64 = 1_700_006_400;
