@@ -6,6 +6,7 @@
 pub mod bars;
 pub mod closed_loop;
 pub mod opponents;
+pub mod plot;
 pub mod protocol;
 pub mod report;
 pub mod statistics;
@@ -40,12 +41,16 @@ pub struct Options {
     /// Fail when a bar is missed that is not marked as a stretch.
     #[arg(long)]
     pub check: bool,
-    /// Which half of the series counts: constants were chosen on `tune`, results are told of `test`.
-    #[arg(long, value_enum, default_value_t = Half::Test)]
-    pub half: Half,
-    /// Sweep Adaptive's constants over the tune half instead, and print what each costs.
-    #[arg(long, conflicts_with_all = ["json", "half", "check"])]
+    /// Which half of the series counts: constants are chosen on `tune` (default of a sweep), results are told of `test`
+    /// (default otherwise).
+    #[arg(long, value_enum)]
+    pub half: Option<Half>,
+    /// Sweep Adaptive's constants instead, and print what each costs.
+    #[arg(long, conflicts_with_all = ["json", "check"])]
     pub sweep: bool,
+    /// Draw the sweep beside the other systems into this SVG file.
+    #[arg(long, value_name = "FILE", requires = "sweep")]
+    pub plot: Option<PathBuf>,
 }
 
 /// Runs the back-test and prints its result.
@@ -54,10 +59,9 @@ pub fn run(options: &Options) -> Result<()> {
     let shipped = paths::workspace().join("tests/data/traces");
     let Traces { sets, fine } = trace::read(options.traces.as_deref(), &shipped, &options.set)?;
     if options.sweep {
-        sweep::run(&sets);
-        return Ok(());
+        return sweep::run(&sets, options.half.unwrap_or(Half::Tune), options.plot.as_deref());
     }
-    let chosen = protocol::choose(&sets, options.half);
+    let chosen = protocol::choose(&sets, options.half.unwrap_or(Half::Test));
     let systems = systems::all();
     let mut report = protocol::run(&chosen, &systems);
     closed_loop::add(&mut report, &fine, &chosen, &systems);
