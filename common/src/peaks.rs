@@ -56,7 +56,9 @@ impl PeakRing {
     /// Adds all that `other` holds; the result does not depend on which was merged into which. Rings of unlike width
     /// describe different things: then nothing is added.
     pub fn merge(&mut self, other: &Self) {
-        if self.width == other.width {
+        if self.slots.is_empty() && (self.width, self.capacity) == (other.width, other.capacity) {
+            self.clone_from(other);
+        } else if self.width == other.width {
             for (slot, word) in (other.first..).zip(&other.slots) {
                 self.raise(slot, *word);
             }

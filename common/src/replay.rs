@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::time::Timestamp;
 
-pub use policy::{PolicyReplay, Usage, UsageSample, replay_policy};
+pub use policy::{Managed, PolicyReplay, Usage, UsageSample, replay_policy};
 pub use rules::{AdaptiveRule, PercentileRule, ThresholdRule};
 
 /// OOM kills within this time of one that was counted are the same crash loop.
@@ -36,11 +36,6 @@ impl Trace {
     /// Highest use; 0 when empty.
     pub fn peak(&self) -> u64 {
         self.samples.iter().map(|(_, used)| *used).max().unwrap_or(0)
-    }
-
-    /// Time that the samples describe.
-    pub fn observed(&self) -> Duration {
-        self.step * u32::try_from(self.samples.len()).unwrap_or(u32::MAX)
     }
 }
 
@@ -91,11 +86,11 @@ pub struct Actuator {
     pub guarded: bool,
 }
 
-/// Kills at a limit that stays, a crash loop counted once in five minutes.
-pub fn kills_above(trace: &Trace, limit: u64) -> u32 {
+/// The samples in which a limit that stays kills, a crash loop counted once in five minutes.
+pub fn kills_above(trace: &Trace, limit: u64) -> Vec<usize> {
     let mut last = None;
-    let kills = trace.samples.iter().filter(|(_, used)| *used > limit);
-    kills.fold(0, |count, (at, _)| count + u32::from(is_new_crash(&mut last, *at)))
+    let kills = trace.samples.iter().enumerate().filter(|(_, (_, used))| *used > limit);
+    kills.filter(|(_, (at, _))| is_new_crash(&mut last, *at)).map(|(sample, _)| sample).collect()
 }
 
 /// Whether a kill counts; `last` is the last one that did.
@@ -112,10 +107,10 @@ fn is_new_crash(last: &mut Option<Timestamp>, at: Timestamp) -> bool {
 pub struct Replayed {
     /// The size in force during each sample.
     pub sizes: Vec<u64>,
-    /// OOM kills, a crash loop counted once in five minutes.
-    pub oom_kills: u32,
-    /// Changes of the size.
-    pub resizes: u32,
+    /// The samples in which it was killed, a crash loop counted once in five minutes.
+    pub oom_kills: Vec<usize>,
+    /// The samples before which the size changed; one behind the last sample for a change after it.
+    pub resizes: Vec<usize>,
 }
 
 /// Replays a trace. `start` is the size that the owner declares.
@@ -163,15 +158,18 @@ impl World {
         }
     }
 
+    /// The size of the samples that follow.
     fn set(&mut self, size: u64) {
         if size != self.size {
-            self.result.resizes += 1;
+            self.result.resizes.push(self.result.sizes.len());
             self.size = size;
         }
     }
 
     fn count_oom(&mut self, now: Timestamp) {
-        self.result.oom_kills += u32::from(is_new_crash(&mut self.last_oom, now));
+        if is_new_crash(&mut self.last_oom, now) {
+            self.result.oom_kills.push(self.result.sizes.len() - 1);
+        }
     }
 
     fn plan(&mut self, wanted: u64, seen: &Observation, actuator: &Actuator) {
@@ -217,23 +215,21 @@ pub struct Outcome {
     pub under: u64,
     /// Highest use in the whole trace.
     pub peak: u64,
-    /// See [`Replayed::oom_kills`].
-    pub oom_kills: u32,
-    /// See [`Replayed::resizes`].
-    pub resizes: u32,
-    /// Time of the whole trace.
-    pub observed: Duration,
+    /// Kills within them, see [`Replayed::oom_kills`].
+    pub oom_kills: u64,
+    /// Resizes within them, see [`Replayed::resizes`].
+    pub resizes: u64,
 }
 
 impl Outcome {
-    /// Sums of a replay without its first `skip` samples. Kills and resizes count from the beginning.
+    /// Sums of a replay without its first `skip` samples, and what happened in them.
     pub fn of(trace: &Trace, replayed: &Replayed, skip: usize) -> Self {
+        let counted = |samples: &[usize]| samples.iter().filter(|sample| **sample >= skip).count() as u64;
         let mut outcome = Self {
             step: trace.step,
             peak: trace.peak(),
-            oom_kills: replayed.oom_kills,
-            resizes: replayed.resizes,
-            observed: trace.observed(),
+            oom_kills: counted(&replayed.oom_kills),
+            resizes: counted(&replayed.resizes),
             ..Self::default()
         };
         for (&(_, used), &size) in trace.samples.iter().zip(&replayed.sizes).skip(skip) {
@@ -276,9 +272,9 @@ impl Outcome {
         self.per_day(self.oom_kills)
     }
 
-    fn per_day(&self, count: u32) -> f64 {
-        let days = self.observed.as_secs_f64() / 86_400.0;
-        if days > 0.0 { f64::from(count) / days } else { 0.0 }
+    fn per_day(&self, count: u64) -> f64 {
+        let days = self.step.as_secs_f64() * self.samples as f64 / 86_400.0;
+        if days > 0.0 { count as f64 / days } else { 0.0 }
     }
 }
 

@@ -129,6 +129,12 @@ impl Store {
         });
     }
 
+    /// No record of before `now` comes any more: what Adaptive learns of the minutes before it is final. The same evidence
+    /// for less work, where records come in order.
+    pub fn settle(&mut self, now: Timestamp) {
+        self.histories.values_mut().flat_map(BTreeMap::values_mut).for_each(|history| history.settle(now));
+    }
+
     /// Evidence of one container; `None` when there is no data at all, of no variant.
     pub fn evidence(&self, key: &WorkloadContainer, question: Question<'_>) -> Option<Evidence> {
         Some(evidence::gather(self.histories.get(key)?, question))

@@ -19,7 +19,7 @@ use crate::recommend::{Asked, recommend};
 use crate::resources::{Amounts, ContainerFacts, NodeFacts, PodFacts, Resource, Resources, qos_class};
 use crate::sample::{CPU_UNITS_PER_MILLICORE, CpuCounters, memory_units};
 use crate::startup::Phase;
-use crate::store::{FINE_SLOT, Interval, Question, Store, Variant};
+use crate::store::{Interval, Question, Store, Variant};
 use crate::time::Timestamp;
 
 /// Recorded use of a container.
@@ -84,126 +84,147 @@ pub fn replay_policy(
     declared: Resources,
     expressions: &dyn Expressions,
 ) -> PolicyReplay {
-    let policy = Policy { mode: Mode::Auto, dry_run: false, ..policy.clone() };
-    let mut play = Play::new(&policy, usage.step, declared, expressions);
+    let mut play = Play {
+        managed: Managed::new(policy, declared, expressions),
+        step: usage.step,
+        last_kill: None,
+        result: PolicyReplay::default(),
+    };
     for sample in &usage.samples {
         play.sample(sample);
     }
-    play.result.last = play.desired;
-    play.result
+    let Managed { desired, evaluations, held, .. } = play.managed;
+    PolicyReplay { evaluations, held, last: desired, ..play.result }
 }
 
 struct Play<'a> {
-    policy: &'a Policy,
-    expressions: &'a dyn Expressions,
+    managed: Managed<'a>,
     step: Duration,
+    last_kill: Option<Timestamp>,
+    result: PolicyReplay,
+}
+
+impl Play<'_> {
+    /// The size in force during a sample comes from earlier samples only.
+    fn sample(&mut self, sample: &UsageSample) {
+        let Resources { requests, limits } = self.managed.resources();
+        if sample.cpu.is_some() {
+            let cpu = requests.cpu.map_or(0, |cpu| cpu.0);
+            self.result.cpu.sizes.push(cpu.saturating_mul(CPU_UNITS_PER_MILLICORE));
+        }
+        if sample.memory.is_some() {
+            self.result.memory.sizes.push(requests.memory.map_or(0, |memory| memory.0));
+        }
+        let killed = sample.memory.zip(limits.memory).is_some_and(|(used, limit)| used > limit.0);
+        if killed && is_new_crash(&mut self.last_kill, sample.at) {
+            self.result.memory.oom_kills.push(self.result.memory.sizes.len() - 1);
+        }
+        self.learn(sample, killed);
+        let now = sample.at + self.step;
+        if let Some(plan) = self.managed.evaluate(now) {
+            self.note(plan, now);
+        }
+    }
+
+    /// Hands a sample to the store, in pieces no longer than a minute: peaks are kept for each.
+    fn learn(&mut self, sample: &UsageSample, killed: bool) {
+        let pieces = u32::try_from(self.step.as_micros().div_ceil(MINUTE.as_micros())).unwrap_or(1).max(1);
+        let length = self.step / pieces;
+        let mut record = self.record(sample, length);
+        for piece in 0..pieces {
+            record.oom_kills = u64::from(killed && piece == 0);
+            let start = sample.at + length * piece;
+            self.managed.see(&record, start, start + length);
+        }
+    }
+
+    fn record(&self, sample: &UsageSample, length: Duration) -> ContainerRecord {
+        let seconds = usize::try_from(length.as_secs()).unwrap_or(1).max(1);
+        let series = |value: Option<u64>| {
+            UsageHistogram::from_values(1000, value.into_iter().flat_map(|v| std::iter::repeat_n(v, seconds)))
+        };
+        let mut record = self.managed.record();
+        // a killed container never had more than its limit
+        let most = record.limits.memory.map_or(u64::MAX, |limit| limit.0);
+        let memory = series(sample.memory.map(|used| memory_units(used.min(most))));
+        record.cpu_second = series(sample.cpu);
+        record.memory_total = memory.clone();
+        record.memory_working_set = memory;
+        record
+    }
+
+    fn note(&mut self, plan: Plan, now: Timestamp) {
+        let changes = |resource: fn(Amounts) -> bool| {
+            plan.changes.iter().any(|change| resource(change.to.requests) || resource(change.to.limits))
+        };
+        for (of, changed) in [
+            (&mut self.result.cpu, changes(|amounts| amounts.cpu.is_some())),
+            (&mut self.result.memory, changes(|amounts| amounts.memory.is_some())),
+        ] {
+            of.resizes.extend(changed.then_some(of.sizes.len()));
+        }
+        self.result.changes.push((now, plan));
+    }
+}
+
+/// A container under a policy, as the coordinator manages it: what its agent saw goes in, what is written comes out and
+/// is in force at once. The policy is looked at each `reconciliationInterval`, whatever happens in between.
+pub struct Managed<'a> {
+    policy: Policy,
+    expressions: &'a dyn Expressions,
     declared: Resources,
     desired: Resources,
     store: Store,
     workload: WorkloadContainer,
     started: Option<Timestamp>,
     last_resize: Option<Timestamp>,
-    last_kill: Option<Timestamp>,
     restarts: u32,
     due: Option<Timestamp>,
-    compacted: Option<Timestamp>,
-    result: PolicyReplay,
+    evaluations: u64,
+    held: BTreeMap<Reason, u64>,
 }
 
-impl<'a> Play<'a> {
-    fn new(
-        policy: &'a Policy,
-        step: Duration,
-        declared: Resources,
-        expressions: &'a dyn Expressions,
-    ) -> Self {
+impl<'a> Managed<'a> {
+    /// A container of which nothing is known yet. Mode and dry run of the policy do not count.
+    pub fn new(policy: &Policy, declared: Resources, expressions: &'a dyn Expressions) -> Self {
         let workload = WorkloadRef {
             kind: "Deployment".to_owned(),
             namespace: "replay".to_owned(),
             name: "replay".to_owned(),
         };
         Self {
-            policy,
+            policy: Policy { mode: Mode::Auto, dry_run: false, ..policy.clone() },
             expressions,
-            step,
             declared,
             desired: declared,
             store: Store::default(),
             workload: WorkloadContainer { workload, container: "container".to_owned() },
             started: None,
             last_resize: None,
-            last_kill: None,
             restarts: 0,
             due: None,
-            compacted: None,
-            result: PolicyReplay::default(),
+            evaluations: 0,
+            held: BTreeMap::new(),
         }
     }
 
-    /// The size in force during a sample comes from earlier samples only.
-    fn sample(&mut self, sample: &UsageSample) {
-        self.started.get_or_insert(sample.at);
-        let request =
-            |amounts: Amounts| (amounts.cpu.map(|cpu| cpu.0), amounts.memory.map(|memory| memory.0));
-        let (cpu, memory) = request(self.desired.requests);
-        if sample.cpu.is_some() {
-            self.result.cpu.sizes.push(cpu.unwrap_or(0).saturating_mul(CPU_UNITS_PER_MILLICORE));
-        }
-        if sample.memory.is_some() {
-            self.result.memory.sizes.push(memory.unwrap_or(0));
-        }
-        let limit = self.desired.limits.memory;
-        let killed = sample.memory.zip(limit).is_some_and(|(used, limit)| used > limit.0);
-        if killed {
-            self.result.memory.oom_kills += u32::from(is_new_crash(&mut self.last_kill, sample.at));
-        }
-        self.restarts += u32::from(killed);
-        self.learn(sample, killed);
-        let now = sample.at + self.step;
-        if killed || self.due.is_none_or(|due| due <= now) {
-            self.due = Some(now + self.policy.reconciliation_interval);
-            self.evaluate(now);
-        }
+    /// Requests and limits in force.
+    pub const fn resources(&self) -> Resources {
+        self.desired
     }
 
-    /// Hands a sample to the store, in pieces no longer than its finest slot.
-    fn learn(&mut self, sample: &UsageSample, killed: bool) {
-        let pieces = u32::try_from(self.step.as_micros().div_ceil(FINE_SLOT.as_micros())).unwrap_or(1).max(1);
-        let length = self.step / pieces;
-        for piece in 0..pieces {
-            let start = sample.at + length * piece;
-            let end = start + length;
-            let record = self.record(sample, length, killed && piece == 0);
-            let interval =
-                Interval { start, end, variant: Variant::default(), phase: Phase::Runtime, started: None };
-            self.store.add(self.workload.clone(), &record, &interval, end);
-            self.store.ran(&self.workload, &Variant::default(), start, end);
-        }
-        let now = sample.at + self.step;
-        if self.compacted.is_none_or(|at| now.since(at) >= FINE_SLOT) {
-            self.compacted = Some(now);
-            self.store.compact(now, self.policy.rolling_window.max(RETENTION));
-        }
-    }
-
-    fn record(&self, sample: &UsageSample, length: Duration, killed: bool) -> ContainerRecord {
-        let seconds = usize::try_from(length.as_secs()).unwrap_or(1).max(1);
-        let series = |value: Option<u64>| {
-            UsageHistogram::from_values(1000, value.into_iter().flat_map(|v| std::iter::repeat_n(v, seconds)))
-        };
-        // a killed container never had more than its limit
-        let most = self.desired.limits.memory.map_or(u64::MAX, |limit| limit.0);
-        let memory = series(sample.memory.map(|used| memory_units(used.min(most))));
+    /// What an agent sends of it when it used nothing.
+    pub fn record(&self) -> ContainerRecord {
         ContainerRecord {
             key: ContainerKey { id: ContainerId::from_bytes([1; 32]), inode: 1 },
             pod: pod_uid(),
             qos: qos_class([&self.desired]),
             cpu_tick: UsageHistogram::new(100),
-            cpu_second: series(sample.cpu),
-            memory_working_set: memory.clone(),
-            memory_total: memory,
+            cpu_second: UsageHistogram::new(1000),
+            memory_working_set: UsageHistogram::new(1000),
+            memory_total: UsageHistogram::new(1000),
             cpu: CpuCounters::default(),
-            oom_kills: u64::from(killed),
+            oom_kills: 0,
             limits: CgroupLimits {
                 cpu: self.desired.limits.cpu,
                 memory: self.desired.limits.memory,
@@ -213,8 +234,25 @@ impl<'a> Play<'a> {
         }
     }
 
-    fn evaluate(&mut self, now: Timestamp) {
-        self.result.evaluations += 1;
+    /// Takes in what an agent saw from `start` to `end`.
+    pub fn see(&mut self, record: &ContainerRecord, start: Timestamp, end: Timestamp) {
+        self.started.get_or_insert(start);
+        self.restarts = self.restarts.saturating_add(u32::try_from(record.oom_kills).unwrap_or(u32::MAX));
+        let interval =
+            Interval { start, end, variant: Variant::default(), phase: Phase::Runtime, started: None };
+        self.store.add(self.workload.clone(), record, &interval, end);
+        self.store.ran(&self.workload, &Variant::default(), start, end);
+    }
+
+    /// Evaluates the policy when it is due, and carries out what it decides.
+    pub fn evaluate(&mut self, now: Timestamp) -> Option<Plan> {
+        if self.due.is_some_and(|due| due > now) {
+            return None;
+        }
+        self.due = Some(now + self.policy.reconciliation_interval);
+        self.evaluations += 1;
+        self.store.compact(now, self.policy.rolling_window.max(RETENTION));
+        self.store.settle(now);
         let variant = Variant::default();
         let question = Question {
             now,
@@ -222,7 +260,7 @@ impl<'a> Play<'a> {
             variant: &variant,
             resized: self.last_resize,
         };
-        let Some(evidence) = self.store.evidence(&self.workload, question) else { return };
+        let evidence = self.store.evidence(&self.workload, question)?;
         let container = self.container();
         let asked = Asked {
             container: &container,
@@ -232,29 +270,20 @@ impl<'a> Play<'a> {
             last_resize: self.last_resize,
             expressions: self.expressions,
         };
-        let sizes = [recommend(self.policy, asked)];
+        let sizes = [recommend(&self.policy, asked)];
         let pod = self.pod(container);
-        let decision = decide(self.policy, &pod, &sizes, &Circumstances::at(now));
+        let decision = decide(&self.policy, &pod, &sizes, &Circumstances::at(now));
         for hold in decision.held() {
-            *self.result.held.entry(hold.reason).or_default() += 1;
+            *self.held.entry(hold.reason).or_default() += 1;
         }
-        if let Decision::Resize { plan, .. } = decision {
-            self.apply(plan, now);
-        }
-    }
-
-    fn apply(&mut self, plan: Plan, now: Timestamp) {
+        let Decision::Resize { plan, .. } = decision else { return None };
         for change in &plan.changes {
-            let changes =
-                |resource: fn(Amounts) -> bool| resource(change.to.requests) || resource(change.to.limits);
-            self.result.cpu.resizes += u32::from(changes(|amounts| amounts.cpu.is_some()));
-            self.result.memory.resizes += u32::from(changes(|amounts| amounts.memory.is_some()));
             self.desired = self.desired.overlaid(change.to);
         }
         self.last_resize = Some(now);
         // the other direction of the same recommendation follows at once, as in the product
         self.due = Some(now);
-        self.result.changes.push((now, plan));
+        Some(plan)
     }
 
     fn container(&self) -> ContainerFacts {
@@ -290,6 +319,9 @@ impl<'a> Play<'a> {
         }
     }
 }
+
+/// Minutes are what peaks are kept of.
+const MINUTE: Duration = Duration::from_secs(60);
 
 /// As the coordinator keeps it: what a day's cycle can show.
 const RETENTION: Duration = Duration::from_hours(24);
@@ -342,7 +374,7 @@ mod tests {
         let policy = Policy { mode: Mode::Disabled, dry_run: true, ..short() };
         let result = replayed(&policy, &usage, declared(1000, 512, None));
         let cpu = super::super::Outcome::of(&usage.trace(Resource::Cpu), &result.cpu, 0);
-        assert_eq!((cpu.under, result.cpu.resizes, result.memory.resizes), (0, 1, 1), "{:?}", result.changes);
+        assert_eq!((cpu.under, cpu.resizes, result.memory.resizes.len()), (0, 1, 1), "{:?}", result.changes);
         assert_eq!(result.cpu.sizes.len(), usage.samples.len());
         assert_eq!(result.last.requests.cpu, Some(MilliCpu(120)));
         assert!(result.held.contains_key(&Reason::ChangeTooSmall), "{:?}", result.held);
@@ -361,9 +393,9 @@ mod tests {
     fn use_above_the_memory_limit_is_a_kill_and_the_request_follows() {
         let usage = usage(6 * HOUR, |minute| (100, if minute < 5 * HOUR { 64 } else { 200 }));
         let result = replayed(&short(), &usage, declared(200, 128, Some(160)));
-        assert!(result.memory.oom_kills > 0, "{result:?}");
+        assert!(!result.memory.oom_kills.is_empty(), "{result:?}");
         let free = replayed(&short(), &usage, declared(200, 128, None));
-        assert_eq!(free.memory.oom_kills, 0);
+        assert_eq!(free.memory.oom_kills, [] as [usize; 0]);
     }
 
     #[test]
@@ -371,7 +403,7 @@ mod tests {
         let mut usage = usage(6 * HOUR, |_| (100, 64));
         usage.samples.iter_mut().for_each(|sample| sample.memory = None);
         let result = replayed(&short(), &usage, declared(1000, 512, None));
-        assert_eq!((result.memory.sizes.len(), result.memory.resizes), (0, 0));
+        assert_eq!((result.memory.sizes.len(), result.memory.resizes.len()), (0, 0));
         assert_eq!(result.last.requests.memory, Some(Bytes(512 << 20)));
         assert!(result.held.contains_key(&Reason::NoData), "{:?}", result.held);
     }

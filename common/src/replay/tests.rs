@@ -46,20 +46,23 @@ fn a_size_comes_from_earlier_samples_and_after_the_lag() {
 fn use_above_a_memory_limit_is_a_kill_and_a_crash_loop_counts_once() {
     let usage = trace(&[10, 10, 50, 50, 50, 50, 50, 50, 50]);
     let result = replay(&usage, 10, &actuator(2, Limit::Follows), &mut Follow);
-    assert_eq!(result.oom_kills, 2, "{result:?}");
+    assert_eq!(result.oom_kills, [2, 7], "{result:?}");
     assert!(result.sizes.windows(2).all(|pair| pair[1] >= pair[0]), "{result:?}");
 }
 
 #[test]
 fn sums_give_the_shares() {
     let usage = trace(&[10, 20, 40]);
-    let replayed = Replayed { sizes: vec![20, 20, 20], oom_kills: 1, resizes: 2 };
+    let replayed = Replayed { sizes: vec![20, 20, 20], oom_kills: vec![2], resizes: vec![0, 2] };
     let outcome = Outcome::of(&usage, &replayed, 0);
     assert!((outcome.allocation() - 0.5).abs() < 1e-9);
     assert!((outcome.excess() - 20.0 / 70.0).abs() < 1e-9);
     assert!((outcome.under() - 1.0 / 3.0).abs() < 1e-9);
     assert!((outcome.waste() - (1.0 - 50.0 / 60.0)).abs() < 1e-9);
     assert!((outcome.resizes_per_day() - 2.0 * 480.0).abs() < 1e-9);
+    let scored = Outcome::of(&usage, &replayed, 1);
+    assert_eq!((scored.samples, scored.resizes, scored.oom_kills), (2, 1, 1));
+    assert!((scored.resizes_per_day() - 720.0).abs() < 1e-9);
 }
 
 proptest! {

@@ -269,6 +269,12 @@ impl History {
         }
     }
 
+    /// See [`super::Store::settle`].
+    pub fn settle(&mut self, now: Timestamp) {
+        self.cpu_adaptive.settle(&self.cpu_peaks, now);
+        self.memory_adaptive.settle(&self.memory_peaks, now);
+    }
+
     /// Number of slots.
     pub(super) fn slots(&self) -> usize {
         self.slots.len()

@@ -6,6 +6,7 @@
 pub mod bars;
 pub mod closed_loop;
 pub mod opponents;
+pub mod plot;
 pub mod protocol;
 pub mod report;
 pub mod statistics;
@@ -15,11 +16,13 @@ pub mod trace;
 
 use std::{path::PathBuf, time::Instant};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::Args;
 
 use crate::paths;
 use protocol::Half;
+use report::Report;
+use trace::Traces;
 
 /// What the command line says.
 #[derive(Debug, Clone, Args)]
@@ -28,36 +31,43 @@ pub struct Options {
     /// recordings that ship with the project are used.
     #[arg(long, value_name = "FOLDER")]
     pub traces: Option<PathBuf>,
-    /// Only these sets.
+    /// Only these sets. Recordings (`recorded-1s`, `recorded-cpu-100hz`) may be named; the folder's own come before those
+    /// that ship.
     #[arg(long, value_delimiter = ',', value_name = "NAME")]
     pub set: Vec<String>,
     /// Print JSON instead of tables.
     #[arg(long)]
     pub json: bool,
-    /// Which half of the series counts: constants were chosen on `tune`, results are told of `test`.
-    #[arg(long, value_enum, default_value_t = Half::Test)]
-    pub half: Half,
-    /// Sweep Adaptive's constants over the tune half instead, and print what each costs.
-    #[arg(long, conflicts_with_all = ["json", "half"])]
+    /// Fail when a bar is missed that is not marked as a stretch.
+    #[arg(long)]
+    pub check: bool,
+    /// Which half of the series counts: constants are chosen on `tune` (default of a sweep), results are told of `test`
+    /// (default otherwise).
+    #[arg(long, value_enum)]
+    pub half: Option<Half>,
+    /// Sweep Adaptive's constants instead, and print what each costs.
+    #[arg(long, conflicts_with_all = ["json", "check"])]
     pub sweep: bool,
+    /// Draw the sweep beside the other systems into this SVG file.
+    #[arg(long, value_name = "FILE", requires = "sweep")]
+    pub plot: Option<PathBuf>,
 }
 
 /// Runs the back-test and prints its result.
 pub fn run(options: &Options) -> Result<()> {
     let began = Instant::now();
     let shipped = paths::workspace().join("tests/data/traces");
-    let sets = trace::read_sets(options.traces.as_deref(), &shipped, &options.set)?;
+    let Traces { sets, fine } = trace::read(options.traces.as_deref(), &shipped, &options.set)?;
     if options.sweep {
-        sweep::run(&sets);
-        return Ok(());
+        return sweep::run(&sets, options.half.unwrap_or(Half::Tune), options.plot.as_deref());
     }
-    let chosen = protocol::choose(&sets, options.half);
+    let chosen = protocol::choose(&sets, options.half.unwrap_or(Half::Test));
     let systems = systems::all();
     let mut report = protocol::run(&chosen, &systems);
-    report.systems.extend(closed_loop::run(&shipped, &chosen, &systems)?);
+    closed_loop::add(&mut report, &fine, &chosen, &systems);
     if options.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
-        return Ok(());
+        return checked(options, &report);
     }
     let series: usize = chosen.iter().map(|set| set.series.len()).sum();
     if options.traces.is_none() {
@@ -69,5 +79,11 @@ pub fn run(options: &Options) -> Result<()> {
     bars::print(&report);
     let took = began.elapsed().as_secs_f64();
     println!("\n{series} series in {took:.1} s ({:.3} s per series)", took / series.max(1) as f64);
+    checked(options, &report)
+}
+
+fn checked(options: &Options, report: &Report) -> Result<()> {
+    let missed = if options.check { bars::missed(report) } else { Vec::new() };
+    ensure!(missed.is_empty(), "missed: {}", missed.join("; "));
     Ok(())
 }

@@ -3,23 +3,29 @@
 use clap::ValueEnum;
 use optipod_common::{
     adaptive::Size,
-    replay::{Outcome, Replayed, replay},
-    resources::Resource,
+    expression::NoExpressions,
+    policy::Policy,
+    quantity::{Bytes, MilliCpu},
+    replay::{Outcome, Replayed, Trace, Usage, UsageSample, replay, replay_policy},
+    resources::{Amounts, Resource, Resources},
+    time::Timestamp,
 };
 use rayon::prelude::*;
 use serde::Serialize;
 
 use super::{
     report::{Report, SystemReport},
-    statistics::{Metrics, PerSet, Seeded, intervals, means},
+    statistics::{Metrics, PerSet, Seeded, intervals},
     systems::{Contender, System, label},
-    trace::{Series, Set},
+    trace::{BYTES_PER_UNIT, Series, Set, UNITS_PER_MILLICORE},
 };
 
 /// Declared size: typical over-provisioning is twice the peak.
 const DECLARED: u64 = 2;
 /// Part of a series that is not scored: one in this many samples, from the beginning.
 pub const UNSCORED: usize = 10;
+/// Units of a trace in a tenth of a millicore.
+const UNITS_PER_TENTH: u64 = UNITS_PER_MILLICORE / 10;
 /// Splits the series of each set; another seed would be another experiment.
 const SPLIT_SEED: u64 = 42;
 
@@ -66,8 +72,41 @@ pub fn replayed(system: &System, series: &Series) -> Replayed {
     let declared = peak.saturating_mul(DECLARED);
     match (system.make)(series.resource, declared, peak) {
         Contender::Rule { start, actuator, mut rule } => replay(&series.trace, start, &actuator, &mut rule),
+        Contender::Policy(policy) => under_policy(&policy, system.resource, series, declared),
         Contender::Hindsight => super::opponents::oracle(&series.trace),
     }
+}
+
+/// Replays a policy in the product's units: a tenth of a millicore, bytes.
+fn under_policy(policy: &Policy, sized: Target, series: &Series, declared: u64) -> Replayed {
+    let Trace { step, samples } = &series.trace;
+    let usage = |of: fn(Timestamp, u64) -> UsageSample| Usage {
+        step: *step,
+        samples: samples.iter().map(|(at, used)| of(*at, *used)).collect(),
+    };
+    let mut replayed = match series.resource {
+        Resource::Cpu => {
+            let cpu = MilliCpu(declared.div_ceil(UNITS_PER_MILLICORE));
+            let requests = Amounts { cpu: Some(cpu), memory: None };
+            let usage =
+                usage(|at, used| UsageSample { at, cpu: Some(used.div_ceil(UNITS_PER_TENTH)), memory: None });
+            replay_policy(policy, &usage, Resources { requests, limits: Amounts::default() }, &NoExpressions)
+                .cpu
+        }
+        Resource::Memory => {
+            let requests = Amounts { cpu: None, memory: Some(Bytes(declared * BYTES_PER_UNIT)) };
+            let limits = if sized == Target::Memory { requests } else { Amounts::default() };
+            let usage = usage(|at, used| UsageSample { at, cpu: None, memory: Some(used * BYTES_PER_UNIT) });
+            replay_policy(policy, &usage, Resources { requests, limits }, &NoExpressions).memory
+        }
+    };
+    for size in &mut replayed.sizes {
+        *size = match series.resource {
+            Resource::Cpu => *size * UNITS_PER_TENTH,
+            Resource::Memory => *size / BYTES_PER_UNIT,
+        };
+    }
+    replayed
 }
 
 /// What one system makes of one series.
@@ -80,6 +119,8 @@ pub fn score(system: &System, series: &Series) -> Metrics {
 pub fn run(sets: &[Set], systems: &[System]) -> Report {
     let measured: Vec<(&System, PerSet)> =
         systems.iter().map(|system| (system, measure(system, sets))).collect();
+    // what no set has a series of is not a row of zeros
+    let measured: Vec<_> = measured.into_iter().filter(|(_, of)| !of.is_empty()).collect();
     let reports = measured
         .iter()
         .map(|(system, measured_one)| {
@@ -88,7 +129,7 @@ pub fn run(sets: &[Set], systems: &[System]) -> Report {
             });
             let opponents = opponents.map(|(other, theirs)| (other.name.as_str(), theirs));
             let label = label(&system.name, system.resource, system.objective);
-            SystemReport::new(label, &means(measured_one), intervals(measured_one, opponents), measured_one)
+            SystemReport::new(label, intervals(measured_one, opponents), measured_one.clone())
         })
         .collect();
     Report { sets: sets.iter().map(|set| set.name.clone()).collect(), systems: reports }
@@ -124,6 +165,12 @@ pub enum Target {
     /// Memory requests of the containers of a node, closed loop.
     #[serde(rename = "memory-node")]
     MemoryNode,
+    /// The same on nodes of one workload, whose replicas peak together.
+    #[serde(rename = "memory-node-in-phase")]
+    MemoryNodeInPhase,
+    /// The same beside a workload that leaks.
+    #[serde(rename = "memory-node-leak")]
+    MemoryNodeLeak,
 }
 
 impl Target {
@@ -131,7 +178,9 @@ impl Target {
     pub const fn size(self) -> Size {
         match self {
             Self::Cpu | Self::CpuLimit => Size::CpuRequest,
-            Self::MemoryRequest | Self::MemoryNode => Size::MemoryRequest,
+            Self::MemoryRequest | Self::MemoryNode | Self::MemoryNodeInPhase | Self::MemoryNodeLeak => {
+                Size::MemoryRequest
+            }
             Self::Memory => Size::MemoryLimit,
         }
     }
@@ -140,7 +189,11 @@ impl Target {
     pub const fn measured(self) -> Resource {
         match self {
             Self::Cpu | Self::CpuLimit => Resource::Cpu,
-            Self::Memory | Self::MemoryRequest | Self::MemoryNode => Resource::Memory,
+            Self::Memory
+            | Self::MemoryRequest
+            | Self::MemoryNode
+            | Self::MemoryNodeInPhase
+            | Self::MemoryNodeLeak => Resource::Memory,
         }
     }
 }
@@ -149,12 +202,14 @@ impl Target {
 mod tests {
     use std::collections::BTreeSet;
 
+    use optipod_common::policy::Objective;
+
     use super::*;
-    use crate::{backtest::systems, backtest::trace::read_sets, paths};
+    use crate::{backtest::systems, backtest::trace::read, paths};
 
     /// The first minutes of the shipped recordings.
     fn short() -> Vec<Set> {
-        let mut sets = read_sets(None, &paths::workspace().join("tests/data/traces"), &[]).unwrap();
+        let mut sets = read(None, &paths::workspace().join("tests/data/traces"), &[]).unwrap().sets;
         sets.iter_mut().flat_map(|set| &mut set.series).for_each(|series| series.trace.samples.truncate(400));
         sets
     }
@@ -171,6 +226,18 @@ mod tests {
         assert!(tune.is_disjoint(&test));
         assert_eq!(tune.union(&test).cloned().collect::<BTreeSet<_>>(), names(Half::All));
         assert_eq!((tune.len(), test.len()), (6, 6));
+    }
+
+    #[test]
+    fn what_no_set_has_a_series_of_is_no_row() {
+        let mut sets = short();
+        sets.iter_mut().for_each(|set| set.series.retain(|series| series.resource == Resource::Cpu));
+        let systems = [
+            systems::adaptive(Target::Cpu, Objective::Safe),
+            systems::adaptive(Target::Memory, Objective::Safe),
+        ];
+        let report = run(&sets, &systems);
+        assert_eq!(report.systems.iter().map(|system| system.resource).collect::<Vec<_>>(), [Target::Cpu]);
     }
 
     #[test]

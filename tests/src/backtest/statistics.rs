@@ -124,6 +124,29 @@ pub fn intervals<'a>(ours: &PerSet, opponents: impl Iterator<Item = (&'a str, &'
     result
 }
 
+/// A difference that a bar asks to be at most 0: its mean, and what it is below with 95 % confidence.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Excess {
+    /// Ours minus what is allowed.
+    pub mean: f64,
+    /// Upper end of a one-sided interval.
+    pub bound: f64,
+}
+
+/// `metric` of ours minus `part` of theirs (without them: minus `part` itself), resampled in pairs.
+pub fn excess(ours: &PerSet, theirs: Option<&PerSet>, metric: fn(&Metrics) -> f64, part: f64) -> Excess {
+    let allowed = |theirs: Option<&Metrics>| theirs.map_or(part, |theirs| part * metric(theirs));
+    let mean = metric(&means(ours)) - allowed(theirs.map(means).as_ref());
+    let others = theirs.map(resampled);
+    let differences = resampled(ours)
+        .into_iter()
+        .enumerate()
+        .map(|(draw, ours)| metric(&ours) - allowed(others.as_ref().and_then(|others| others.get(draw))));
+    let mut differences: Vec<f64> = differences.collect();
+    differences.sort_by(f64::total_cmp);
+    Excess { mean, bound: at(&differences, 950) }
+}
+
 fn resampled(sets: &PerSet) -> Vec<Metrics> {
     let mut random = Seeded::new(BOOTSTRAP_SEED);
     let mut draw = || {
@@ -220,6 +243,21 @@ mod tests {
         assert!(low < 19.5 && high > 19.5 && high - low > 2.0, "{low}..{high}");
         let [low, high] = intervals.minus["b"]["alloc"];
         assert!((low + 1.0).abs() < 1e-9 && (high + 1.0).abs() < 1e-9, "{low}..{high}");
+    }
+
+    #[test]
+    fn a_bar_is_judged_by_the_paired_difference() {
+        let of = |times: f64| {
+            PerSet::from([("a".to_owned(), (1..40).map(|n| metrics(f64::from(n) * times)).collect())])
+        };
+        let alloc = |metrics: &Metrics| metrics.alloc;
+        // a tenth less on every series, however far apart the series are
+        let less = excess(&of(0.9), Some(&of(1.0)), alloc, 0.9);
+        assert!(less.mean.abs() < 1e-9 && less.bound.abs() < 1e-9, "{less:?}");
+        let more = excess(&of(0.91), Some(&of(1.0)), alloc, 0.9);
+        assert!((more.mean - 0.2).abs() < 1e-9 && more.bound > more.mean, "{more:?}");
+        let absolute = excess(&of(1.0), None, alloc, 21.0);
+        assert!((absolute.mean + 1.0).abs() < 1e-9 && absolute.bound > 0.5, "{absolute:?}");
     }
 
     #[test]

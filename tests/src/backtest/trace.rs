@@ -16,9 +16,14 @@ use optipod_common::{replay::Trace, resources::Resource, time::Timestamp};
 pub const CPU_UNITS: f64 = 1e6;
 /// See [`CPU_UNITS`].
 pub const MEMORY_UNITS: f64 = 1024.0;
+/// [`CPU_UNITS`] in a millicore.
+pub const UNITS_PER_MILLICORE: u64 = 1000;
+/// A trace counts memory in KiB.
+pub const BYTES_PER_UNIT: u64 = 1024;
 
 /// Traces begin here: a midnight, so that days of a trace are days.
 const START: i64 = 1_700_006_400;
+const SUFFIX: &str = ".csv.gz";
 const HEADER: &str = "series,t_seconds,cpu_cores,memory_mib";
 /// A series with fewer samples says nothing.
 const SHORTEST: usize = 20;
@@ -43,39 +48,68 @@ pub struct Series {
     pub trace: Trace,
 }
 
-/// Reads the sets of a folder, or the recordings that ship when there is none; `only` names sets, empty = all.
-pub fn read_sets(folder: Option<&Path>, shipped: &Path, only: &[String]) -> Result<Vec<Set>> {
+/// The recording of an hour at one sample a second.
+const RECORDED: &str = "recorded-1s";
+/// The recording that CPU limits are replayed on.
+pub const RECORDED_FINE: &str = "recorded-cpu-100hz";
+
+/// What a run is about.
+#[derive(Debug, Clone)]
+pub struct Traces {
+    /// Sets that are replayed.
+    pub sets: Vec<Set>,
+    /// CPU of each 10 ms, for limits.
+    pub fine: Vec<FineCpu>,
+}
+
+/// Reads the sets of a folder, or the recordings that ship when there is none; `only` names sets, empty = all. Of a
+/// folder the recordings are left out unless they are named: an hour says little about daily behaviour.
+pub fn read(folder: Option<&Path>, shipped: &Path, only: &[String]) -> Result<Traces> {
+    let names = names(folder)?;
+    let known = || names.iter().map(String::as_str).chain([RECORDED, RECORDED_FINE]);
+    if let Some(missing) = only.iter().find(|wanted| known().all(|name| name != **wanted)) {
+        bail!("no set {missing:?}: there are {}", known().collect::<Vec<_>>().join(", "));
+    }
+    let asked = |name: &str| only.iter().any(|wanted| wanted == name);
+    let recording = |name| {
+        let own = folder.map(|folder| folder.join(file(name))).filter(|path| path.exists());
+        own.unwrap_or_else(|| shipped.join(file(name)))
+    };
     let mut sets = Vec::new();
-    match folder {
-        None => sets.push(recorded(&shipped.join("recorded-1s.csv.gz"))?),
-        Some(folder) => {
-            let entries = fs::read_dir(folder)
-                .with_context(|| format!("cannot read the folder {}", folder.display()))?;
-            let mut paths = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
-            paths.sort();
-            for path in paths {
-                let file = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-                // recordings have columns of their own; an hour says little about daily behaviour
-                let Some(name) = file.strip_suffix(".csv.gz").filter(|name| !name.starts_with("recorded-"))
-                else {
-                    continue;
-                };
-                if only.is_empty() || only.iter().any(|wanted| wanted == name) {
-                    sets.push(read_set(&path, name)?);
-                }
-            }
-            ensure!(
-                !sets.is_empty(),
-                "no <set>.csv.gz in {}: expected files with the columns {HEADER}",
-                folder.display()
-            );
+    if let Some(folder) = folder {
+        for name in names.iter().filter(|name| only.is_empty() || asked(name)) {
+            sets.push(read_set(&folder.join(file(name)), name)?);
         }
     }
-    if let Some(missing) = only.iter().find(|wanted| sets.iter().all(|set| set.name != **wanted)) {
-        let names: Vec<_> = sets.iter().map(|set| set.name.as_str()).collect();
-        bail!("no set {missing:?}: there are {}", names.join(", "));
+    if asked(RECORDED) || (only.is_empty() && folder.is_none()) {
+        sets.push(recorded(&recording(RECORDED))?);
     }
-    Ok(sets)
+    let fine = only.is_empty() || asked(RECORDED_FINE);
+    Ok(Traces { sets, fine: if fine { fine_cpu(&recording(RECORDED_FINE))? } else { Vec::new() } })
+}
+
+fn file(name: &str) -> String {
+    format!("{name}{SUFFIX}")
+}
+
+/// Names of the sets of a folder, without recordings: those have columns of their own.
+fn names(folder: Option<&Path>) -> Result<Vec<String>> {
+    let Some(folder) = folder else { return Ok(Vec::new()) };
+    let entries =
+        fs::read_dir(folder).with_context(|| format!("cannot read the folder {}", folder.display()))?;
+    let mut names = Vec::new();
+    for entry in entries {
+        let name = entry?.file_name();
+        let name = name.to_str().and_then(|name| name.strip_suffix(SUFFIX));
+        names.extend(name.filter(|name| !name.starts_with("recorded-")).map(str::to_owned));
+    }
+    names.sort();
+    ensure!(
+        !names.is_empty(),
+        "no <set>{SUFFIX} in {}: expected files with the columns {HEADER}",
+        folder.display()
+    );
+    Ok(names)
 }
 
 fn lines(path: &Path) -> Result<impl Iterator<Item = Result<String>>> {
@@ -182,7 +216,7 @@ fn recorded(path: &Path) -> Result<Set> {
     }
     let series = columns.iter().zip(values);
     let series = series.filter_map(|((name, resource), values)| series_of(name, *resource, values)).collect();
-    Ok(Set { name: "recorded-1s".to_owned(), series })
+    Ok(Set { name: RECORDED.to_owned(), series })
 }
 
 /// CPU time of each workload between two readings about 10 ms apart.
@@ -195,7 +229,7 @@ pub struct FineCpu {
 }
 
 /// Reads `recorded-cpu-100hz.csv.gz`.
-pub fn fine_cpu(path: &Path) -> Result<Vec<FineCpu>> {
+fn fine_cpu(path: &Path) -> Result<Vec<FineCpu>> {
     let mut lines = lines(path)?;
     let header = lines.next().transpose()?.unwrap_or_default();
     let mut series: Vec<FineCpu> = header
@@ -229,6 +263,10 @@ mod tests {
 
     use super::*;
 
+    fn shipped() -> std::path::PathBuf {
+        crate::paths::workspace().join("tests/data/traces")
+    }
+
     fn folder(text: &str) -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
         let mut file =
@@ -243,7 +281,7 @@ mod tests {
         let row = |n| format!("x,y,{},{},{}", n * 60, if n == 3 { "" } else { "0.25" }, n + 1);
         let rows = (0..30).map(row).collect::<Vec<_>>().join("\n");
         let folder = folder(&format!("{HEADER}\n{rows}"));
-        let sets = read_sets(Some(folder.path()), folder.path(), &[]).unwrap();
+        let sets = read(Some(folder.path()), &shipped(), &[]).unwrap().sets;
         let series = &sets[0].series;
         assert_eq!((series.len(), series[0].name.as_str()), (2, "x,y"));
         assert_eq!((series[0].trace.samples.len(), series[0].trace.peak()), (29, 250_000));
@@ -255,7 +293,7 @@ mod tests {
     fn what_is_wrong_is_named() {
         let message = |text: &str, only: &[String]| {
             let folder = folder(text);
-            format!("{:#}", read_sets(Some(folder.path()), folder.path(), only).unwrap_err())
+            format!("{:#}", read(Some(folder.path()), &shipped(), only).unwrap_err())
         };
         assert!(message("time,value\n", &[]).contains("expected \"series,t_seconds"));
         assert!(message(&format!("{HEADER}\na,0,zero,\n"), &[]).contains("a.csv.gz:2"));
@@ -265,10 +303,22 @@ mod tests {
 
     #[test]
     fn the_shipped_recordings_can_be_read() {
-        let shipped = crate::paths::workspace().join("tests/data/traces");
-        let sets = read_sets(None, &shipped, &[]).unwrap();
+        let Traces { sets, fine } = read(None, &shipped(), &[]).unwrap();
         assert_eq!((sets.len(), sets[0].series.len()), (1, 12));
-        let fine = fine_cpu(&shipped.join("recorded-cpu-100hz.csv.gz")).unwrap();
         assert_eq!((fine.len(), fine[0].readings.len()), (6, 376_771));
+    }
+
+    #[test]
+    fn a_recording_may_be_named_beside_a_folder() {
+        let rows = (0..30).map(|n| format!("x,{},0.25,1", n * 60)).collect::<Vec<_>>().join("\n");
+        let folder = folder(&format!("{HEADER}\n{rows}"));
+        let read = |only: &[&str]| {
+            let only: Vec<String> = only.iter().map(|name| (*name).to_owned()).collect();
+            let Traces { sets, fine } = read(Some(folder.path()), &shipped(), &only).unwrap();
+            (sets.into_iter().map(|set| set.name).collect::<Vec<_>>(), fine.len())
+        };
+        assert_eq!(read(&[]), (vec!["a".to_owned()], 6));
+        assert_eq!(read(&[RECORDED]), (vec![RECORDED.to_owned()], 0));
+        assert_eq!(read(&["a", RECORDED_FINE]), (vec!["a".to_owned()], 6));
     }
 }

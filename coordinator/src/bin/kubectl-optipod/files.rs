@@ -18,13 +18,18 @@ pub struct Located {
 
 /// The text of a file; `-` is standard input.
 pub fn text(path: &Path) -> Result<String> {
-    let mut text = String::new();
+    String::from_utf8(bytes(path)?).with_context(|| format!("{}: is no text", path.display()))
+}
+
+/// The content of a file; `-` is standard input.
+pub fn bytes(path: &Path) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
     if path == Path::new("-") {
-        std::io::stdin().read_to_string(&mut text).context("standard input")?;
+        std::io::stdin().read_to_end(&mut bytes).context("standard input")?;
     } else {
-        text = std::fs::read_to_string(path).with_context(|| format!("{}", path.display()))?;
+        bytes = std::fs::read(path).with_context(|| format!("{}", path.display()))?;
     }
-    Ok(text)
+    Ok(bytes)
 }
 
 /// Every object in some files. Lists are taken apart.

@@ -1,39 +1,37 @@
 //! `simulate`: what a policy would have done to a recorded workload, in resizes, savings and risk.
 
+mod report;
 mod trace;
 
-use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use clap::Args;
+use flate2::read::MultiGzDecoder;
 use optipod_common::policy::{Policy, Violation};
 use optipod_common::quantity::{Bytes, MilliCpu};
-use optipod_common::replay::{Outcome, PolicyReplay, Replayed, Usage, kills_above, replay_policy};
-use optipod_common::resources::{Amounts, Resource, Resources};
+use optipod_common::replay::replay_policy;
+use optipod_common::resources::{Amounts, Resources};
+use optipod_common::savings::Prices;
 use optipod_coordinator::api::convert::to_policy;
 use optipod_coordinator::api::lint::lint;
 use optipod_coordinator::expression::Cel;
 use serde_json::Value;
 
 use super::files::{self, is};
-
-/// Units of a trace in a core; see [`optipod_common::sample::CPU_UNITS_PER_MILLICORE`].
-const UNITS_PER_CORE: f64 = 10_000.0;
-const BYTES_PER_GIB: f64 = 1_073_741_824.0;
-/// Changes that are listed at most.
-const LISTED: usize = 10;
+use report::{Recorded, Simulated};
 
 /// What is simulated.
 #[derive(Debug, Args)]
 pub struct Options {
     /// CSV with the columns `t_seconds`, `cpu_cores` and `memory_mib` (one of the two is enough) and perhaps `series`;
-    /// an empty cell is a missing value; - for standard input.
+    /// an empty cell is a missing value; - for standard input. May be compressed with gzip.
     pub usage: PathBuf,
-    /// YAML with the policy; the only one in it, or the one that --name names.
-    #[arg(long, short = 'f')]
-    pub policy: PathBuf,
-    /// Name of the policy.
+    /// YAML with policies. Several are compared.
+    #[arg(long, short = 'f', required = true)]
+    pub policy: Vec<PathBuf>,
+    /// Only the policies of this name.
     #[arg(long)]
     pub name: Option<String>,
     /// Only this series of the CSV; needed when it has several.
@@ -51,35 +49,75 @@ pub struct Options {
     /// Memory limit that the owner declares.
     #[arg(long)]
     pub memory_limit: Option<Bytes>,
+    /// Price of one requested core for one hour, in any currency. With both prices what is given back is told in money.
+    #[arg(long, value_parser = price, requires = "price_gibibyte_hour")]
+    pub price_core_hour: Option<f64>,
+    /// Price of one requested GiB of memory for one hour.
+    #[arg(long, value_parser = price, requires = "price_core_hour")]
+    pub price_gibibyte_hour: Option<f64>,
+    /// JSON instead of text.
+    #[arg(long)]
+    pub json: bool,
 }
 
-/// Reads the files and plays the policy.
+fn price(text: &str) -> Result<f64, String> {
+    let price = text.parse().ok().filter(|price: &f64| price.is_finite() && *price >= 0.0);
+    price.ok_or_else(|| format!("{text:?} is not a price: expected a number, 0 or more, such as 0.04"))
+}
+
+/// Reads the files and plays the policies.
 pub fn run(options: &Options) -> Result<String> {
-    let policy = policy(&files::objects(std::slice::from_ref(&options.policy))?, options.name.as_deref())?;
+    let policies = policies(&files::objects(&options.policy)?, options.name.as_deref())?;
     let place = options.usage.display().to_string();
-    let usage = trace::read(&files::text(&options.usage)?, options.series.as_deref()).context(place)?;
-    let declared = declared(options)?;
-    let replayed = replay_policy(&policy, &usage, declared, &Cel);
-    Ok(text(&usage, declared, &replayed))
+    let usage = trace::read(&usage_text(&options.usage)?, options.series.as_deref()).context(place)?;
+    let prices = options.price_core_hour.zip(options.price_gibibyte_hour);
+    let recorded = Recorded {
+        usage,
+        declared: declared(options)?,
+        prices: prices.map(|(core_hour, gibibyte_hour)| Prices { core_hour, gibibyte_hour }),
+    };
+    let simulated: Vec<Simulated> = policies
+        .into_iter()
+        .map(|(name, policy)| {
+            let replayed = replay_policy(&policy, &recorded.usage, recorded.declared, &Cel);
+            Simulated::new(name, &recorded, replayed)
+        })
+        .collect();
+    if options.json {
+        return Ok(format!("{:#}\n", report::json(&recorded, &simulated)));
+    }
+    Ok(report::text(&recorded, &simulated))
 }
 
-fn policy(objects: &[files::Located], name: Option<&str>) -> Result<Policy> {
-    let named = |object: &Value| {
-        let found = object.pointer("/metadata/name").and_then(Value::as_str);
-        name.is_none_or(|name| found == Some(name))
+/// Gzip is told by its first two bytes.
+fn usage_text(path: &Path) -> Result<String> {
+    let bytes = files::bytes(path)?;
+    let mut text = String::new();
+    let read = match bytes.starts_with(&[0x1f, 0x8b]) {
+        true => MultiGzDecoder::new(&bytes[..]).read_to_string(&mut text),
+        false => (&bytes[..]).read_to_string(&mut text),
     };
-    let policies: Vec<_> = objects
+    read.with_context(|| format!("{}", path.display()))?;
+    Ok(text)
+}
+
+/// Each policy with its name.
+fn policies(objects: &[files::Located], name: Option<&str>) -> Result<Vec<(String, Policy)>> {
+    let name_of = |object: &Value| {
+        object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default().to_owned()
+    };
+    let found: Vec<_> = objects
         .iter()
-        .filter(|located| is(&located.object, "optipod.io", "OptimizationPolicy") && named(&located.object))
+        .filter(|located| is(&located.object, "optipod.io", "OptimizationPolicy"))
+        .map(|located| (name_of(&located.object), located))
+        .filter(|(found, _)| name.is_none_or(|name| found == name))
         .collect();
-    let [located] = policies[..] else {
-        let hint = if policies.is_empty() { "" } else { ": choose one with --name" };
-        bail!(
-            "{} policies{} were found, expected one{hint}",
-            policies.len(),
-            name.map_or_else(String::new, |name| format!(" named {name:?}"))
-        );
-    };
+    let named = name.map_or_else(String::new, |name| format!(" named {name:?}"));
+    ensure!(!found.is_empty(), "no policy{named} was found");
+    found.into_iter().map(|(name, located)| Ok((name, policy(located)?))).collect()
+}
+
+fn policy(located: &files::Located) -> Result<Policy> {
     let refused = |violations: &[Violation]| {
         let all: Vec<_> = violations.iter().map(ToString::to_string).collect();
         anyhow!("{}: {}", located.place, all.join("; "))
@@ -110,93 +148,12 @@ fn declared(options: &Options) -> Result<Resources> {
     Ok(Resources { requests, limits })
 }
 
-/// The answer for people.
-fn text(usage: &Usage, declared: Resources, replayed: &PolicyReplay) -> String {
-    let mut text = String::new();
-    let hours = usage.step.as_secs_f64() * usage.samples.len() as f64 / 3600.0;
-    // writing to a text cannot fail
-    let _ = writeln!(
-        text,
-        "{} samples of {} s, {hours:.1} h in all; {} evaluations, {} resizes",
-        usage.samples.len(),
-        usage.step.as_secs_f64(),
-        replayed.evaluations,
-        replayed.changes.len()
-    );
-    let _ = writeln!(text, "a sample counts as constant: bursts shorter than it are not seen\n");
-    let _ = writeln!(
-        text,
-        "{:<22} {:>12} {:>10} {:>12} {:>12} {:>12} {:>10}",
-        "", "mean request", "used", "time above", "use above", "resizes/day", "OOM kills"
-    );
-    for resource in [Resource::Cpu, Resource::Memory] {
-        let (stated, after) = match resource {
-            Resource::Cpu => (declared.requests.cpu.map(|cpu| cpu.0 * 10), &replayed.cpu),
-            Resource::Memory => (declared.requests.memory.map(|memory| memory.0), &replayed.memory),
-        };
-        let trace = usage.trace(resource);
-        let Some(stated) = stated.filter(|_| !trace.samples.is_empty()) else {
-            let _ = writeln!(text, "{resource}: not recorded, or not declared");
-            continue;
-        };
-        let limit = declared.limits.memory.filter(|_| resource == Resource::Memory);
-        let oom_kills = limit.map_or(0, |limit| kills_above(&trace, limit.0));
-        let still = Replayed { sizes: vec![stated; trace.samples.len()], oom_kills, resizes: 0 };
-        let (before, after) = (Outcome::of(&trace, &still, 0), Outcome::of(&trace, after, 0));
-        row(&mut text, resource, "as declared", &before);
-        row(&mut text, resource, "with the policy", &after);
-        let given_back =
-            (before.allocated as f64 - after.allocated as f64) * usage.step.as_secs_f64() / 3600.0;
-        let (amount, unit) = match resource {
-            Resource::Cpu => (given_back / UNITS_PER_CORE, "core-hours"),
-            Resource::Memory => (given_back / BYTES_PER_GIB, "GiB-hours"),
-        };
-        let what = if amount < 0.0 { "more" } else { "given back" };
-        let _ = writeln!(text, "  {:.2} {unit} {what}", amount.abs());
-    }
-    if !replayed.changes.is_empty() {
-        let _ = writeln!(text, "\nresizes:");
-        let hidden = replayed.changes.len().saturating_sub(LISTED);
-        for (at, plan) in replayed.changes.iter().take(LISTED) {
-            let _ = writeln!(text, "  t={} s  {plan}", at.unix_micros().div_euclid(1_000_000));
-        }
-        if hidden > 0 {
-            let _ = writeln!(text, "  and {hidden} more");
-        }
-    }
-    if !replayed.held.is_empty() {
-        let _ = writeln!(text, "\nheld back, by reason:");
-        let mut held: Vec<_> = replayed.held.iter().collect();
-        held.sort_by_key(|(reason, count)| (std::cmp::Reverse(**count), reason.as_str()));
-        for (reason, count) in held {
-            let _ = writeln!(text, "  {count:>7}  {reason}: {}", reason.meaning().trim());
-        }
-    }
-    text
-}
-
-fn row(text: &mut String, resource: Resource, what: &str, outcome: &Outcome) {
-    let mean = |sum: u128| sum as f64 / outcome.samples.max(1) as f64;
-    let shown = |sum: u128| match resource {
-        Resource::Cpu => format!("{:.3}", mean(sum) / UNITS_PER_CORE),
-        Resource::Memory => format!("{:.0} Mi", mean(sum) / 1_048_576.0),
-    };
-    let label = format!("{resource} {what}");
-    // writing to a text cannot fail
-    let _ = writeln!(
-        text,
-        "{label:<22} {:>12} {:>10} {:>10.2} % {:>10.2} % {:>12.1} {:>10}",
-        shown(outcome.allocated),
-        shown(outcome.used),
-        outcome.under() * 100.0,
-        outcome.excess() * 100.0,
-        outcome.resizes_per_day(),
-        outcome.oom_kills
-    );
-}
-
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
+    use flate2::{Compression, write::GzEncoder};
+
     use super::*;
 
     const POLICY: &str = "
@@ -210,25 +167,53 @@ spec:
     fn options(cpu: &str) -> Options {
         Options {
             usage: "-".into(),
-            policy: "-".into(),
+            policy: Vec::new(),
             name: None,
             series: None,
             cpu_request: Some(cpu.parse().unwrap()),
             cpu_limit: None,
             memory_request: None,
             memory_limit: None,
+            price_core_hour: None,
+            price_gibibyte_hour: None,
+            json: false,
         }
+    }
+
+    /// Six hours at 0.1 cores, and the policies of a text.
+    fn files(policies: &str, gzip: bool) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("policies.yaml"), policies).unwrap();
+        let rows: Vec<String> = (0..360).map(|minute| format!("{},0.1", minute * 60)).collect();
+        let csv = format!("t_seconds,cpu_cores\n{}\n", rows.join("\n"));
+        let bytes = if gzip {
+            let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+            encoder.write_all(csv.as_bytes()).unwrap();
+            encoder.finish().unwrap()
+        } else {
+            csv.into_bytes()
+        };
+        std::fs::write(folder.path().join("usage"), bytes).unwrap();
+        folder
+    }
+
+    fn said(folder: &tempfile::TempDir, options: Options) -> String {
+        let at = |name| folder.path().join(name);
+        run(&Options { usage: at("usage"), policy: vec![at("policies.yaml")], ..options }).unwrap()
+    }
+
+    fn two() -> String {
+        format!("{POLICY}---{}", POLICY.replace("gold", "silver").replace("2h", "4h"))
     }
 
     #[test]
     fn savings_risk_and_resizes_are_told() {
-        let rows: Vec<String> = (0..360).map(|minute| format!("{},0.1", minute * 60)).collect();
-        let usage = trace::read(&format!("t_seconds,cpu_cores\n{}\n", rows.join("\n")), None).unwrap();
-        let declared = declared(&options("1")).unwrap();
-        let policy = policy(&files::parse(POLICY, "p").unwrap(), None).unwrap();
-        let text = text(&usage, declared, &replay_policy(&policy, &usage, declared, &Cel));
+        let folder = files(POLICY, true);
+        let text = said(&folder, options("1"));
         for expected in [
             "360 samples of 60 s, 6.0 h in all",
+            "not simulated: ",
+            "gold: ",
             "cpu as declared               1.000      0.100       0.00 %       0.00 %          0.0          0",
             "core-hours given back",
             "memory: not recorded, or not declared",
@@ -237,21 +222,61 @@ spec:
         ] {
             assert!(text.contains(expected), "{expected:?} in {text}");
         }
+        assert!(!text.contains("cost"), "{text}");
+        assert_eq!(said(&files(POLICY, false), options("1")), text, "compressed or not");
+    }
+
+    #[test]
+    fn policies_are_compared_in_money() {
+        let priced =
+            Options { price_core_hour: Some(0.04), price_gibibyte_hour: Some(0.005), ..options("1") };
+        let text = said(&files(&two(), false), priced);
+        let rows: Vec<Vec<&str>> = text
+            .lines()
+            .filter(|line| ["as declared", "gold", "silver"].iter().any(|name| line.starts_with(name)))
+            .map(|line| line.split_whitespace().collect())
+            .collect();
+        assert_eq!(rows.len(), 3, "{text}");
+        // 1 core for 6 hours at 0.04
+        assert_eq!(rows[0].last(), Some(&"0.2400"), "{text}");
+        let cost = |row: usize| rows[row].last().unwrap().parse::<f64>().unwrap();
+        // the shorter window is covered sooner
+        assert!(cost(1) < cost(2) && cost(2) < cost(0), "{text}");
+    }
+
+    #[test]
+    fn json_says_the_same() {
+        let priced =
+            Options { price_core_hour: Some(0.04), price_gibibyte_hour: Some(0.005), ..options("1") };
+        let text = said(&files(&two(), false), Options { json: true, ..priced });
+        let value: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!((&value["samples"], &value["hours"]), (&360.into(), &6.0.into()));
+        assert_eq!(value["declared"]["cpu"]["meanRequest"], 1.0);
+        assert_eq!(value["declared"]["cost"], 0.24);
+        let policies = value["policies"].as_array().unwrap();
+        assert_eq!(policies.len(), 2);
+        assert_eq!(policies[0]["name"], "gold");
+        assert!(policies[0]["cpu"]["givenBack"].as_f64().unwrap() > 3.0, "{text}");
+        assert_eq!(policies[0]["memory"], Value::Null);
+        assert!(policies[0]["cost"].as_f64().unwrap() < 0.24, "{text}");
+        assert!(policies[0]["changes"][0]["plan"].as_str().unwrap().contains("120m"), "{text}");
+        assert!(policies[0]["held"]["ChangeTooSmall"].is_u64(), "{text}");
+        assert!(!value["notSimulated"].as_array().unwrap().is_empty());
     }
 
     #[test]
     fn kills_are_counted_alike_before_and_after() {
+        let folder = files(POLICY, false);
         let rows: Vec<String> = (0..60).map(|minute| format!("{},200", minute * 60)).collect();
-        let usage = trace::read(&format!("t_seconds,memory_mib\n{}\n", rows.join("\n")), None).unwrap();
+        std::fs::write(folder.path().join("usage"), format!("t_seconds,memory_mib\n{}\n", rows.join("\n")))
+            .unwrap();
         let options = Options {
             cpu_request: None,
             memory_request: Some(Bytes(64 << 20)),
             memory_limit: Some(Bytes(160 << 20)),
             ..options("1")
         };
-        let declared = declared(&options).unwrap();
-        let policy = policy(&files::parse(POLICY, "p").unwrap(), None).unwrap();
-        let text = text(&usage, declared, &replay_policy(&policy, &usage, declared, &Cel));
+        let text = said(&folder, options);
         let kills: Vec<&str> = text
             .lines()
             .filter(|l| l.starts_with("memory "))
@@ -262,19 +287,20 @@ spec:
 
     #[test]
     fn what_is_asked_for_wrong_is_named() {
-        let two = format!("{POLICY}---{}", POLICY.replace("gold", "silver"));
-        let two = files::parse(&two, "p").unwrap();
-        let error = |name| policy(&two, name).unwrap_err().to_string();
-        assert_eq!(error(None), "2 policies were found, expected one: choose one with --name");
-        assert_eq!(error(Some("x")), "0 policies named \"x\" were found, expected one");
-        assert!(policy(&two, Some("silver")).is_ok());
+        let two = files::parse(&two(), "p").unwrap();
+        assert_eq!(policies(&two, None).unwrap().len(), 2);
+        let error = |objects: &[files::Located], name| policies(objects, name).unwrap_err().to_string();
+        assert_eq!(error(&two, Some("x")), "no policy named \"x\" was found");
+        assert_eq!(error(&[], None), "no policy was found");
+        assert_eq!(policies(&two, Some("silver")).unwrap().len(), 1);
         let bad = files::parse(&POLICY.replace("2h", "2d"), "p").unwrap();
-        assert!(policy(&bad, None).unwrap_err().to_string().contains("rollingWindow"));
+        assert!(error(&bad, None).contains("rollingWindow"));
 
         let mut none = options("1");
         none.cpu_request = None;
         assert!(declared(&none).unwrap_err().to_string().contains("nothing is declared"));
         let above = Options { cpu_limit: Some(MilliCpu(10)), ..options("1") };
         assert!(declared(&above).unwrap_err().to_string().contains("above its limit"));
+        assert!(price("-1").unwrap_err().contains("not a price") && price("0.04").is_ok());
     }
 }

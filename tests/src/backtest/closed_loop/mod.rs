@@ -3,15 +3,17 @@
 mod limits;
 mod nodes;
 
-use std::path::Path;
+use super::{
+    report::Report,
+    systems::System,
+    trace::{FineCpu, RECORDED_FINE, Set},
+};
 
-use anyhow::Result;
-
-use super::{report::SystemReport, systems::System, trace::Set};
-
-/// CPU limits on the project's own 100 Hz recording, then memory requests packed on nodes.
-pub fn run(shipped: &Path, sets: &[Set], systems: &[System]) -> Result<Vec<SystemReport>> {
-    let mut reports = limits::run(&shipped.join("recorded-cpu-100hz.csv.gz"))?;
-    reports.extend(nodes::run(sets, systems));
-    Ok(reports)
+/// Adds CPU limits on the 100 Hz recording, then memory requests packed on nodes.
+pub fn add(report: &mut Report, fine: &[FineCpu], sets: &[Set], systems: &[System]) {
+    if !fine.is_empty() {
+        report.systems.extend(limits::run(fine));
+        report.sets.push(RECORDED_FINE.to_owned());
+    }
+    report.systems.extend(nodes::run(sets, systems));
 }

@@ -1,7 +1,8 @@
 //! Robusta KRR, strategy `simple` (robusta-dev/krr at d6baa74).
 //!
-//! CPU request: P95 over the history. Memory: maximum plus 15 %; what it makes of OOM kills is off by default. KRR prints
-//! a report; that somebody applies it every hour is an assumption in its favour.
+//! CPU request: P95 over the history. Memory: maximum plus 15 %; what it makes of OOM kills is off by default. Nothing is
+//! recommended from fewer than 100 points, which are 75 s apart. KRR prints a report; that somebody applies it every hour
+//! is an assumption in its favour.
 
 use optipod_common::{
     replay::{Observation, Rule},
@@ -13,6 +14,8 @@ use super::{histogram::DecayedHistogram, minutes::Minutes};
 const QUANTILE: f64 = 0.95;
 const MEMORY_MARGIN: f64 = 1.15;
 const INTERVAL: f64 = 3600.0;
+/// `points_required` of `timeframe_duration`, in seconds.
+const REQUIRED: f64 = 100.0 * 75.0;
 
 /// One container.
 #[derive(Debug, Clone)]
@@ -38,10 +41,11 @@ impl Rule for Krr {
             self.highest = self.highest.max(minute.peak);
             self.histogram.add(minute.mean, 0.0);
         }
-        if self.minutes.elapsed() - self.decided < INTERVAL {
+        let now = self.minutes.elapsed();
+        if now < REQUIRED || now - self.decided < INTERVAL {
             return None;
         }
-        self.decided = self.minutes.elapsed();
+        self.decided = now;
         let size = match self.resource {
             Resource::Cpu => self.histogram.quantile(QUANTILE),
             Resource::Memory => self.highest * MEMORY_MARGIN,

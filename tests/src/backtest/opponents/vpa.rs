@@ -308,13 +308,17 @@ impl Rule for VpaRule {
         };
         let minute = self.minutes.add(seen);
         if let Some(minute) = minute {
-            match self.resource {
-                // metrics-server hands out whole millicores, rounded up
-                Resource::Cpu => self.estimator.cpu(now, (minute.mean / units).ceil() as u64),
-                Resource::Memory => {
-                    // confidence counts CPU samples only: there is one for each of memory
-                    self.estimator.cpu(now, 0);
-                    self.estimator.memory(now, minute.peak / units);
+            // a recording with longer steps does not take minutes, and with them confidence, from VPA
+            let minutes = i64::try_from(seen.step.as_secs() / 60).unwrap_or(i64::MAX).max(1);
+            for at in (0..minutes).rev().map(|ago| now - ago * 60) {
+                match self.resource {
+                    // metrics-server hands out whole millicores, rounded up
+                    Resource::Cpu => self.estimator.cpu(at, (minute.mean / units).ceil() as u64),
+                    Resource::Memory => {
+                        // confidence counts CPU samples only: there is one for each of memory
+                        self.estimator.cpu(at, 0);
+                        self.estimator.memory(at, minute.peak / units);
+                    }
                 }
             }
         }
