@@ -143,8 +143,8 @@ pub fn decide(
     };
     let plan = match within_class(pod, plan, qos) {
         Ok(plan) => plan,
-        Err(hold) => {
-            held.push(hold);
+        Err(refusal) => {
+            held.push(refusal);
             return Decision::Hold { held, would: None };
         }
     };

@@ -211,8 +211,8 @@ impl Subject<'_> {
     }
 
     /// The autoscaler on the same resource.
-    fn followed(&self) -> Option<&Followed> {
-        self.at.hpa.iter().find(|followed| followed.resource == self.resource)
+    fn followed(&self) -> Option<Followed> {
+        self.at.hpa.iter().find(|followed| followed.resource == self.resource).copied()
     }
 
     /// An autoscaler follows the resource, and the policy leaves it to it.
@@ -224,7 +224,7 @@ impl Subject<'_> {
     /// limit that belongs to it.
     fn beside_autoscaler(
         &self,
-        followed: &Followed,
+        followed: Followed,
         current: u64,
         recommended: Option<(u64, Option<u64>)>,
     ) -> Result<(u64, Option<u64>), Hold> {

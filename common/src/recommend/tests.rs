@@ -368,7 +368,9 @@ proptest! {
     ) {
         let mut seen = evidence(&values, &[50]);
         seen.cpu_tick.entry(100).or_default().add(&UsageHistogram::from_values(100, values.clone()));
-        limits.iter().for_each(|(limit, seconds)| throttled(&mut seen, *limit, *seconds));
+        for (limit, seconds) in limits {
+            throttled(&mut seen, limit, seconds);
+        }
         let policy = moving(if by_use { headroom() } else { LimitRule::Ratio });
         let declared = resources((100, 64), (250, 0));
         let of = |request, limit| {

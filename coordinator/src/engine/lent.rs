@@ -88,7 +88,7 @@ fn plus(a: Amounts, b: Amounts) -> Amounts {
 #[cfg(test)]
 mod tests {
     use optipod_common::decide::{ContainerChange, Direction};
-    use optipod_common::resources::Resources;
+    use optipod_common::resources::{Resource, Resources};
 
     use super::*;
 
@@ -144,11 +144,10 @@ mod tests {
             let nodes = [node("a"), NodeFacts { cordoned: true, ..node("b") }];
             debts(nodes.iter(), &loads)[""]
         };
-        use optipod_common::resources::Resource::Cpu;
         let given_back = debt(3500, 500);
         assert_eq!((given_back.owed.cpu, given_back.bound.cpu), (Some(MilliCpu(3500)), Some(MilliCpu(5500))));
-        assert!(!given_back.is_full(Cpu));
+        assert!(!given_back.is_full(Resource::Cpu));
         // all that was given back is used by others
-        assert!(!debt(4000, 4000).is_full(Cpu) && debt(4001, 4000).is_full(Cpu));
+        assert!(!debt(4000, 4000).is_full(Resource::Cpu) && debt(4001, 4000).is_full(Resource::Cpu));
     }
 }
