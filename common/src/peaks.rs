@@ -256,7 +256,9 @@ mod tests {
 
     fn ring(records: &[(i64, u64)]) -> PeakRing {
         let mut ring = PeakRing::new(MINUTE, MINUTES);
-        records.iter().for_each(|(at, value)| ring.record(minute(*at), *value));
+        for (at, value) in records {
+            ring.record(minute(*at), *value);
+        }
         ring
     }
 
@@ -296,7 +298,9 @@ mod tests {
         ) {
             let (kept, wrong): (Vec<_>, Vec<_>) = records.iter().copied().partition(|(at, _)| *at <= now);
             let mut rewound = ring(&kept);
-            wrong.iter().for_each(|(at, value)| rewound.record(minute(at + ahead), *value));
+            for (at, value) in &wrong {
+                rewound.record(minute(at + ahead), *value);
+            }
             rewound.rewind(minute(now));
             // what the ring had pushed out is lost
             let expected = ring(&kept);

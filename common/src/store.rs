@@ -111,7 +111,9 @@ impl Store {
     /// four weeks by its hours, starts, kills and what Adaptive learned, the newest variants of a workload only.
     pub fn compact(&mut self, now: Timestamp, retention: Duration) {
         self.histories.retain(|_, variants| {
-            variants.values_mut().for_each(|history| history.compact(now, retention));
+            for history in variants.values_mut() {
+                history.compact(now, retention);
+            }
             let mut idle: Vec<(Option<Timestamp>, Variant)> = variants
                 .iter()
                 .filter(|(_, history)| !history.is_in_use())

@@ -301,7 +301,7 @@ proptest! {
         let formulas = ExpressionParams { cpu: Some("cpu.peak * 2.0".into()), memory: Some("memory.peak * 3.0".into()) };
         let formula = Policy { strategy: Strategy::Expression(formulas), ..auto() };
         let size = &sized(&formula, &pod, &evidence)[0];
-        let peaks = (uses.0.iter().max().unwrap() * 2, uses.1.iter().max().unwrap() * 3 << 20);
+        let peaks = (uses.0.iter().max().unwrap() * 2, (uses.1.iter().max().unwrap() * 3) << 20);
         prop_assert_eq!((size.cpu.steps[0].value, size.memory.steps[0].value), peaks);
     }
 

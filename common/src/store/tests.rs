@@ -83,22 +83,29 @@ proptest! {
     ) {
         let merged = |frames: &[(usize, u64, bool, Option<u64>)]| {
             let mut history = History::default();
-            frames.iter().for_each(|frame| add_frame(&mut history, *frame, at(3000)));
+            for frame in frames {
+                add_frame(&mut history, *frame, at(3000));
+            }
             history
         };
         prop_assert_eq!(merged(&shuffled), merged(&sorted));
         // and not which of them came before the leader settled what is final
         let mut live = History::default();
-        sorted.iter().for_each(|frame| {
+        for frame in &sorted {
             let now = at(i64::try_from(frame.0).unwrap() * 15 + 15);
             add_frame(&mut live, *frame, now);
             live.compact(now, Duration::from_secs(100_000));
-        });
+        }
         let mut replayed = History::default();
-        let (late, early): (Vec<_>, Vec<_>) = shuffled.iter().partition(|frame| i64::try_from(frame.0).unwrap() * 15 > settled);
-        early.iter().for_each(|frame| add_frame(&mut replayed, *frame, at(3000)));
+        let is_late = |frame: &(usize, u64, bool, Option<u64>)| i64::try_from(frame.0).unwrap() * 15 > settled;
+        let (late, early): (Vec<_>, Vec<_>) = shuffled.into_iter().partition(is_late);
+        for frame in early {
+            add_frame(&mut replayed, frame, at(3000));
+        }
         replayed.compact(at(settled), Duration::from_secs(100_000));
-        late.iter().for_each(|frame| add_frame(&mut replayed, *frame, at(3000)));
+        for frame in late {
+            add_frame(&mut replayed, frame, at(3000));
+        }
         let [live, replayed] = [live, replayed].map(|history| evidence(&history, at(3000), Duration::from_secs(3000)));
         prop_assert_eq!(live.memory_adaptive, replayed.memory_adaptive);
         prop_assert_eq!(live.cpu_adaptive, replayed.cpu_adaptive);

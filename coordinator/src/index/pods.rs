@@ -266,8 +266,7 @@ const REVISIONS: [&str; 3] = ["rollouts-pod-template-hash", "pod-template-hash",
 
 /// Lives that are over, each with its start: a container that is not running any more, and the one before.
 fn over(status: &ContainerStatus) -> impl Iterator<Item = (ContainerId, Timestamp)> {
-    let states = [&status.state, &status.last_state].into_iter().flatten();
-    states.filter_map(|state| {
+    [&status.state, &status.last_state].into_iter().flatten().filter_map(|state| {
         let ended = state.terminated.as_ref()?;
         let id = ContainerId::from_status(ended.container_id.as_deref()?).ok()?;
         Some((id, timestamp(&ended.started_at.as_ref()?.0)))
