@@ -279,7 +279,7 @@ fn held_back(held: &Held) -> Decision {
 /// How many pods have the recommended size, and since when; only where some pods try a change first.
 fn canary(policy: &Policy, pods: &[SizedPod]) -> Option<CanaryProgress> {
     policy.update.canary?;
-    let least = u64::from(policy.update.min_change.thousandths());
+    let least = u64::from(policy.min_change().thousandths());
     let near = |from: Option<u64>, to: Option<u64>| match (from, to) {
         (Some(from), Some(to)) => from.abs_diff(to).saturating_mul(1000) < from.saturating_mul(least.max(1)),
         _ => true,
