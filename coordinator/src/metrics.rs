@@ -56,6 +56,8 @@ pub struct Metrics {
     pub workloads_skipped: IntGaugeVec,
     /// Time of one evaluation of a policy.
     pub reconciliation_seconds: HistogramVec,
+    /// Workloads evaluated before their policy was due, because something happened to them.
+    pub event_evaluations: IntCounter,
     /// Errors while a policy was evaluated or applied.
     pub reconciliation_errors: IntCounterVec,
     /// Recommendations computed (containers).
@@ -176,6 +178,11 @@ impl Metrics {
                     .buckets(DURATION_BUCKETS.to_vec()),
                     &["policy"],
                 )?,
+            )?,
+            event_evaluations: counter(
+                r,
+                "optipod_coordinator_event_evaluations_total",
+                "Workloads evaluated before their policy was due, because something happened to them.",
             )?,
             reconciliation_errors: counters(
                 r,

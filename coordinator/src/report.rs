@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff;
-use kube::api::{Api, DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
+use kube::api::{Api, DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::PartialObjectMeta;
 use kube::{Client, Resource, ResourceExt as _};
 use optipod_common::decide::{Plan, Reason};
@@ -18,7 +18,7 @@ use crate::api::recommendation::{RecommendationSpec, RecommendationStatus, Workl
 use crate::api::v1alpha1::{OptimizationPolicy, OptimizationPolicyStatus};
 use crate::apply::Refusal;
 use crate::engine::{End, Ended, Kept, Purpose, Subject};
-use crate::index::{PolicyEntry, PolicyKey};
+use crate::index::{OwnerObject, PolicyEntry, PolicyKey};
 use crate::recommendations;
 use crate::status::Problem;
 
@@ -152,25 +152,41 @@ impl Desk {
     pub async fn write_recommendation(
         &self,
         workload: &WorkloadRef,
+        owner: Option<&OwnerObject>,
         status: &RecommendationStatus,
     ) -> Result<(), kube::Error> {
         let objects: Api<Recommendation> = Api::namespaced(self.client.clone(), &workload.namespace);
         let name = recommendations::object_name(workload);
         let mut status = status.clone();
         let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+        let create = || async {
+            let target = WorkloadTarget { kind: workload.kind.clone(), name: workload.name.clone() };
+            let mut object = Recommendation::new(&name, RecommendationSpec { workload: target });
+            object.metadata.owner_references = owner.map(|owner| vec![owner.reference(workload)]);
+            objects.create(&params, &object).await
+        };
         let found = match objects.get_opt(&name).await {
             Ok(Some(stored)) => {
-                recommendations::merge(
-                    &mut status,
-                    stored.status.as_ref().unwrap_or(&RecommendationStatus::default()),
-                );
-                Ok(stored)
+                if let Some(said) = &stored.status {
+                    recommendations::merge(&mut status, said);
+                }
+                let owners = stored.metadata.owner_references.iter().flatten();
+                let other = |uid: &String| owner.is_some_and(|owner| owner.uid != *uid);
+                match owners.map(|owner| &owner.uid).any(other) {
+                    // it went with an object of that name that is gone, and is about to go
+                    true => {
+                        let this = Preconditions { uid: stored.metadata.uid.clone(), resource_version: None };
+                        let gone = DeleteParams { preconditions: Some(this), ..DeleteParams::default() };
+                        match objects.delete(&name, &gone).await {
+                            Err(kube::Error::Api(status)) if status.code == 404 => create().await,
+                            Err(error) => Err(error),
+                            Ok(_) => create().await,
+                        }
+                    }
+                    false => Ok(stored),
+                }
             }
-            Ok(None) => {
-                let target = WorkloadTarget { kind: workload.kind.clone(), name: workload.name.clone() };
-                let object = Recommendation::new(&name, RecommendationSpec { workload: target });
-                objects.create(&params, &object).await
-            }
+            Ok(None) => create().await,
             Err(error) => Err(error),
         };
         let written = match found {
@@ -212,9 +228,7 @@ impl Desk {
             let workload = WorkloadRef { kind, namespace: object.namespace().unwrap_or_default(), name };
             let policy = object.status.and_then(|status| status.policy);
             let policy = policy.map(|policy| PolicyKey { namespace: policy.namespace, name: policy.name });
-            let stays = kept.workloads.contains(&workload)
-                || policy.is_some_and(|policy| kept.policies.contains(&policy));
-            if !stays {
+            if !kept.stays(&workload, policy.as_ref()) {
                 info!(%workload, "no policy is in charge of it any more: its recommendation is deleted");
                 self.delete_recommendation(&workload).await?;
             }

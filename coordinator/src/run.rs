@@ -93,11 +93,7 @@ pub async fn run_with(
         metrics.clone(),
         clock.clone(),
     );
-    let settings = Settings {
-        namespace: config.namespace.clone(),
-        dry_run: config.dry_run,
-        frame_interval: config.frame_interval,
-    };
+    let settings = Settings { dry_run: config.dry_run, frame_interval: config.frame_interval };
     let index = Index::new(config.namespace.clone(), config.cluster_policy_namespaces.clone(), FIELD_MANAGER);
     let brake = Brake::default();
     let engine = EngineTask {
@@ -268,8 +264,8 @@ impl EngineTask {
                     Effect::WriteStatus { .. } | Effect::SweepRecommendations(_)
                         if !leadership.borrow().holds(Instant::now()) => {}
                     // the scribe lives as long as this task
-                    Effect::WriteRecommendation { workload, status } => {
-                        let _ = scribe.send((workload, Entry::Write(status)));
+                    Effect::WriteRecommendation { workload, owner, status } => {
+                        let _ = scribe.send((workload, Entry::Write(status, owner)));
                     }
                     Effect::DeleteRecommendation(workload) => {
                         let _ = scribe.send((workload, Entry::Delete));

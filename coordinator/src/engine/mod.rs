@@ -2,6 +2,7 @@
 
 mod breaker;
 mod evaluate;
+mod events;
 mod resizes;
 mod sizes;
 mod usage;
@@ -22,6 +23,7 @@ use optipod_common::time::Timestamp;
 
 use self::breaker::Breaker;
 pub use self::evaluate::{PodOutcome, WorkloadOutcome};
+use self::events::Events;
 use self::resizes::Resizes;
 pub use self::resizes::{End, Ended, Purpose, Subject};
 use self::usage::Usage;
@@ -29,7 +31,7 @@ pub use self::version::{current as current_version, pinned};
 use crate::api::recommendation::{HistoryEntry, RecommendationStatus};
 use crate::api::v1alpha1::OptimizationPolicyStatus;
 use crate::apply::{Accepted, Action, Refusal};
-use crate::index::{CONFIG_MAP, Change, Index, PodKey, PolicyKey};
+use crate::index::{CONFIG_MAP, Change, Delta, Index, OwnerObject, PodKey, PolicyKey};
 use crate::ingest::Ingest;
 use crate::metrics::Metrics;
 use crate::recommendations;
@@ -38,8 +40,6 @@ use crate::report::Notice;
 /// What the engine needs to know of the flags.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Namespace of the coordinator.
-    pub namespace: String,
     /// Compute everything, resize nothing.
     pub dry_run: bool,
     /// Interval between frames.
@@ -62,6 +62,8 @@ pub enum Effect {
     WriteRecommendation {
         /// Whose.
         workload: WorkloadRef,
+        /// Its object, when it is known: the recommendation goes with it.
+        owner: Option<OwnerObject>,
         /// What.
         status: Box<RecommendationStatus>,
     },
@@ -78,8 +80,22 @@ pub enum Effect {
 pub struct Kept {
     /// Those of these workloads.
     pub workloads: BTreeSet<WorkloadRef>,
+    /// Those of these workloads, which have no pods now, as long as their policy is among `known`.
+    pub resting: BTreeSet<WorkloadRef>,
+    /// All policies.
+    pub known: BTreeSet<PolicyKey>,
     /// Those of these policies, which cannot be read now.
     pub policies: BTreeSet<PolicyKey>,
+}
+
+impl Kept {
+    /// The recommendation of this workload, which this policy wrote, stays.
+    pub fn stays(&self, workload: &WorkloadRef, policy: Option<&PolicyKey>) -> bool {
+        let of = |policies: &BTreeSet<PolicyKey>| policy.is_some_and(|policy| policies.contains(policy));
+        self.workloads.contains(workload)
+            || of(&self.policies)
+            || (self.resting.contains(workload) && of(&self.known))
+    }
 }
 
 /// A resize that is handed to the applier.
@@ -125,6 +141,7 @@ pub struct Engine {
     ticked: Option<Timestamp>,
     jumped: Option<Timestamp>,
     breaker: Breaker,
+    events: Events,
     prices: Option<Prices>,
     /// What earlier leaders left was looked through in this term.
     swept: bool,
@@ -145,6 +162,7 @@ impl Engine {
             ticked: None,
             jumped: None,
             breaker: Breaker::default(),
+            events: Events::default(),
             prices: None,
             swept: false,
         }
@@ -182,6 +200,7 @@ impl Engine {
         self.leading_since = leads.then_some(now);
         self.usage = Usage::default();
         self.resizes = Resizes::default();
+        self.events = Events::default();
         self.policies.clear();
         self.swept = false;
         self.metrics.leader.set(leads.into());
@@ -190,11 +209,22 @@ impl Engine {
     /// The cluster changed.
     pub fn on_change(&mut self, change: Change, now: Timestamp) {
         let about_pods = matches!(change, Change::Pods(_));
+        let pod = match &change {
+            Change::Pods(Delta::Apply(pod)) => Some(PodKey::of(pod)),
+            _ => None,
+        };
+        let before = pod.as_ref().and_then(|pod| self.index.life(pod));
         let was_dry = self.dry_run();
         let known = self.index.apply(change, now);
         self.usage.join(&known, &self.index, now);
         if about_pods {
             self.start_ups_due(now);
+        }
+        if let Some(pod) = pod
+            && self.index.life(&pod) != before
+            && let Some(workload) = self.index.workload_of(&pod)
+        {
+            self.events.lived(workload);
         }
         if self.dry_run() != was_dry {
             self.policies.values_mut().for_each(|state| state.due = Some(now));
@@ -251,7 +281,11 @@ impl Engine {
             // answer the stream ends, and the agent says Hello and replays.
             Ingest::Frame { node, accepted, .. } if !self.usage.is_connected(&node) => drop(accepted),
             Ingest::Frame { node, frame, accepted } => {
-                let (admission, answer) = self.usage.frame(&node, &frame, &self.index, now);
+                let Self { index, usage, events, .. } = self;
+                let (admission, answer) = usage.frame(&node, &frame, index, now, |origin, record| {
+                    let requests = || index.requests(&record.key.id).unwrap_or_default();
+                    events.record(&origin.container, (record, frame.end), requests, now);
+                });
                 self.metrics.records_foreign.inc_by(self.usage.take_foreign());
                 let result = match admission {
                     Admission::New => "new",
@@ -415,8 +449,9 @@ impl Engine {
             reason,
         };
         recommendations::remember(status, entry);
-        let status = Box::new(status.clone());
-        Some(Effect::WriteRecommendation { workload: subject.workload.clone(), status })
+        let (workload, status) = (subject.workload.clone(), Box::new(status.clone()));
+        let owner = self.index.owner_of(&workload);
+        Some(Effect::WriteRecommendation { workload, owner, status })
     }
 
     /// Puts back what was there. A resize that waits or fails still counts for scheduler and quota, and a restart
@@ -463,6 +498,7 @@ impl Engine {
         self.usage.compact(&self.index, now, retention);
         let index = &self.index;
         self.resizes.retain(|pod, uid| index.facts(pod).is_some_and(|facts| facts.uid == uid));
+        self.events.retain(|workload| index.pods_of(workload).next().is_some() || index.rests(workload));
     }
 
     fn show_sizes(&mut self) {

@@ -28,6 +28,8 @@ pub struct PodRecord {
     /// Without node and declared resources: those are looked up when asked for.
     pub facts: PodFacts,
     pub node: Option<String>,
+    /// Node on which the scheduler evicts others for it, before it is bound.
+    pub nominated: Option<String>,
     pub controller: Option<Link>,
     pub labels: Arc<BTreeMap<String, String>>,
     /// Of the pod itself; its controller's count where one is watched.
@@ -336,6 +338,7 @@ impl PodRecord {
             ids: container_ids(&status, &facts.containers),
             facts,
             node: spec.node_name.filter(|name| !name.is_empty()),
+            nominated: status.nominated_node_name.filter(|name| !name.is_empty()),
             controller,
             labels: labels.share(meta.labels.unwrap_or_default()),
             overrides: Overrides::new(meta.annotations.as_ref().filter(|_| speaks)),
@@ -345,10 +348,20 @@ impl PodRecord {
     }
 }
 
-fn key_of(pod: &Pod) -> PodKey {
-    PodKey {
-        namespace: pod.metadata.namespace.clone().unwrap_or_default(),
-        name: pod.metadata.name.clone().unwrap_or_default(),
+impl PodRecord {
+    /// Where it is, or is to be.
+    fn place(&self) -> Option<&str> {
+        self.node.as_deref().or(self.nominated.as_deref())
+    }
+}
+
+impl PodKey {
+    /// The name of a pod.
+    pub fn of(pod: &Pod) -> Self {
+        Self {
+            namespace: pod.metadata.namespace.clone().unwrap_or_default(),
+            name: pod.metadata.name.clone().unwrap_or_default(),
+        }
     }
 }
 
@@ -357,11 +370,11 @@ impl Index {
         match delta {
             Delta::Apply(pod) => self.put_pod(*pod, now),
             Delta::Delete(pod) => {
-                self.remove_pod(&key_of(&pod), &[], now);
+                self.remove_pod(&PodKey::of(&pod), &[], now);
                 Vec::new()
             }
             Delta::Replace(pods) => {
-                let kept: BTreeSet<PodKey> = pods.iter().map(key_of).collect();
+                let kept: BTreeSet<PodKey> = pods.iter().map(PodKey::of).collect();
                 let lost: Vec<PodKey> = self.pods.keys().filter(|key| !kept.contains(key)).cloned().collect();
                 for key in lost {
                     self.remove_pod(&key, &[], now);
@@ -373,7 +386,7 @@ impl Index {
     }
 
     fn put_pod(&mut self, pod: Pod, now: Timestamp) -> Vec<ContainerId> {
-        let key = key_of(&pod);
+        let key = PodKey::of(&pod);
         let record = PodRecord::new(pod, &key, self.field_manager, &mut self.labels);
         let known = self.remove_pod(&key, &record.ids, now);
         for (id, name) in &record.ids {
@@ -381,6 +394,9 @@ impl Index {
         }
         if let Some(link) = &record.controller {
             self.by_controller.entry(link.uid.clone()).or_default().insert(key.clone());
+        }
+        if let Some(node) = record.place() {
+            self.by_node.entry(node.to_owned()).or_default().insert(key.clone());
         }
         self.pods.insert(key.clone(), record);
         let mut resolved = self.resolve(&key, now);
@@ -402,6 +418,14 @@ impl Index {
             pods.remove(key);
             if pods.is_empty() {
                 self.by_controller.remove(&link.uid);
+            }
+        }
+        if let Some(node) = record.place()
+            && let Some(pods) = self.by_node.get_mut(node)
+        {
+            pods.remove(key);
+            if pods.is_empty() {
+                self.by_node.remove(node);
             }
         }
         if let Some(workload) = &record.workload

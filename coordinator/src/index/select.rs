@@ -1,7 +1,7 @@
 //! Which policy each workload follows.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use optipod_common::ident::WorkloadRef;
 use optipod_common::policy::{Enforced, Policy};
@@ -76,6 +76,18 @@ impl Index {
     /// Assigns workloads to policies: the one with precedence takes it, the others get a conflict. A policy with mode
     /// `Disabled` takes part: with a high weight it keeps workloads out of the hands of a broader one.
     pub fn select(&self) -> Selection {
+        self.select_among(self.workloads.iter().map(|(workload, pods)| (&**workload, pods)))
+    }
+
+    /// The same of some workloads: O(these x policies).
+    pub fn select_some<'a>(&self, workloads: impl IntoIterator<Item = &'a WorkloadRef>) -> Selection {
+        self.select_among(workloads.into_iter().filter_map(|w| Some((w, self.workloads.get(w)?))))
+    }
+
+    fn select_among<'a>(
+        &self,
+        workloads: impl Iterator<Item = (&'a WorkloadRef, &'a BTreeSet<PodKey>)>,
+    ) -> Selection {
         let mut selection = Selection::default();
         let mut entries: Vec<&PolicyEntry> = Vec::new();
         for entry in self.policies.values() {
@@ -94,7 +106,7 @@ impl Index {
                 Some(Candidate { key: &entry.key, policy, selector })
             })
             .collect();
-        for (workload, pods) in &self.workloads {
+        for (workload, pods) in workloads {
             let matching: Vec<(&Candidate<'_>, Vec<PodKey>)> = candidates
                 .iter()
                 .filter_map(|candidate| Some((candidate, self.selected_pods(candidate, workload, pods)?)))
@@ -159,7 +171,7 @@ impl Index {
         &self,
         candidate: &Candidate<'_>,
         workload: &WorkloadRef,
-        pods: &std::collections::BTreeSet<PodKey>,
+        pods: &BTreeSet<PodKey>,
     ) -> Option<Vec<PodKey>> {
         let Candidate { key, selector, .. } = candidate;
         let namespace_labels = self.namespaces.get(&workload.namespace);

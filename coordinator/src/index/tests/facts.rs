@@ -205,6 +205,87 @@ fn autoscalers_on_utilisation_hold_a_resource() {
     assert_eq!(followed(&index, "Deployment", "api"), [Resource::Cpu, Resource::Memory]);
 }
 
+fn opted_out(index: &Index, pod: &str) -> Option<bool> {
+    index.overrides(&key(pod)).map(|overrides| overrides.opted_out)
+}
+
+fn keeps_off(name: &str) -> Value {
+    json!({"metadata": {"name": name, "namespace": "default", "uid": format!("uid-{name}"),
+        "annotations": {"optipod.io/optimize": "false"}}})
+}
+
+#[test]
+fn cron_jobs_and_rollouts_speak_for_their_pods() {
+    let mut index = index();
+    let job: Job = object(json!({"metadata": {"name": "j", "namespace": "default", "uid": "uid-j",
+        "ownerReferences": owner("batch/v1", "CronJob", "cron")}}));
+    index.apply(Change::Jobs(Delta::Apply(Box::new(job))), at(0));
+    put_pod(&mut index, pod("of-job", 1, owner("batch/v1", "Job", "j")), 0);
+    assert_eq!(opted_out(&index, "of-job"), None, "its CronJob was not seen");
+    index.apply(Change::CronJobs(Delta::Apply(Box::new(object(keeps_off("cron"))))), at(0));
+    assert_eq!(opted_out(&index, "of-job"), Some(true));
+
+    let set = replica_set("rolled", owner("argoproj.io/v1alpha1", "Rollout", "ro"));
+    index.apply(Change::ReplicaSets(Delta::Apply(Box::new(set))), at(0));
+    put_pod(&mut index, pod("of-rollout", 2, owner("apps/v1", "ReplicaSet", "rolled")), 0);
+    assert_eq!(opted_out(&index, "of-rollout"), Some(false), "the kind is not served here");
+    index.apply(Change::Rollouts(Delta::Replace(vec![])), at(0));
+    assert_eq!(opted_out(&index, "of-rollout"), None, "now it is, and this one was not seen");
+    index.apply(Change::Rollouts(Delta::Apply(Box::new(object(keeps_off("ro"))))), at(0));
+    assert_eq!(opted_out(&index, "of-rollout"), Some(true));
+    assert_eq!(index.workload_of(&key("of-rollout")), Some(&workload("Rollout", "ro")));
+}
+
+#[test]
+fn a_workload_without_pods_rests_as_long_as_its_object_exists() {
+    let mut index = web();
+    let (web, set) = (workload("Deployment", "web"), workload("ReplicaSet", "web-1"));
+    let of = |index: &Index, workload| index.owner_of(workload).map(|owner| (owner.api_version, owner.uid));
+    let known = Some(("apps/v1".to_owned(), "uid-web".to_owned()));
+    assert_eq!((index.rests(&web), of(&index, &web)), (false, known.clone()));
+    let gone = object(pod("p", 1, owner("apps/v1", "ReplicaSet", "web-1")));
+    index.apply(Change::Pods(Delta::Delete(Box::new(gone))), at(1));
+    assert_eq!((index.rests(&web), of(&index, &web)), (true, known));
+    assert!(!index.rests(&set), "it is between the workload and its pods");
+    assert_eq!(index.resting().collect::<Vec<_>>(), [web.clone()]);
+    // one of the same name came before the old one was seen to go
+    let mut anew = deployment("web", json!({}));
+    anew.metadata.uid = Some("uid-anew".to_owned());
+    index.apply(Change::Deployments(Delta::Apply(Box::new(anew))), at(2));
+    index.apply(Change::Deployments(Delta::Delete(Box::new(deployment("web", json!({}))))), at(2));
+    assert_eq!(of(&index, &web).map(|(_, uid)| uid).as_deref(), Some("uid-anew"));
+    index.apply(Change::Deployments(Delta::Replace(vec![])), at(3));
+    assert!(!index.rests(&web));
+}
+
+#[test]
+fn bare_pods_and_custom_owners_are_referred_to() {
+    let mut index = index();
+    put_pod(&mut index, pod("bare", 1, json!([])), 0);
+    put_pod(&mut index, pod("pg-1", 2, owner("postgresql.cnpg.io/v1", "Cluster", "pg")), 0);
+    let bare = index.owner_of(&workload("Pod", "bare")).unwrap();
+    assert_eq!((bare.api_version.as_str(), bare.uid.as_str()), ("v1", "uid-bare-1"));
+    let reference = index.owner_of(&workload("Cluster", "pg")).unwrap().reference(&workload("Cluster", "pg"));
+    assert_eq!((reference.api_version.as_str(), reference.uid.as_str()), ("postgresql.cnpg.io/v1", "uid-pg"));
+    assert_eq!((reference.controller, reference.block_owner_deletion), (Some(false), Some(false)));
+}
+
+#[test]
+fn a_pod_that_room_is_made_for_counts_as_waiting() {
+    let mut index = web();
+    let mut waits = pod("waits", 9, json!([]));
+    waits["spec"].as_object_mut().unwrap().remove("nodeName");
+    waits["status"] = json!({"phase": "Pending", "nominatedNodeName": "n1"});
+    put_pod(&mut index, waits.clone(), 0);
+    let admitting = |index: &Index| index.node_loads()["n1"].admitting.clone();
+    assert_eq!(admitting(&index).as_deref(), Some("default/waits"));
+    let load = &index.node_loads_of([&key("p")])["n1"];
+    assert_eq!((load.admitting.as_deref(), load.requests), (Some("default/waits"), cpu_and_memory(200, 64)));
+    waits["status"] = json!({"phase": "Pending", "nominatedNodeName": ""});
+    put_pod(&mut index, waits, 1);
+    assert_eq!(admitting(&index), None);
+}
+
 #[test]
 fn synced_after_every_kind_was_listed() {
     let mut index = index();
@@ -215,6 +296,7 @@ fn synced_after_every_kind_was_listed() {
         Change::StatefulSets(Delta::Replace(vec![])),
         Change::DaemonSets(Delta::Replace(vec![])),
         Change::Jobs(Delta::Replace(vec![])),
+        Change::CronJobs(Delta::Replace(vec![])),
         Change::Nodes(Delta::Replace(vec![])),
         Change::Namespaces(Delta::Replace(vec![])),
         Change::Policies(Delta::Replace(vec![])),
