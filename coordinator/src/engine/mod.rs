@@ -293,6 +293,10 @@ impl Engine {
                     Admission::Refused => "refused",
                 };
                 self.metrics.frames.with_label_values(&[result]).inc();
+                if admission == Admission::New {
+                    let took = now.since(frame.end).as_secs_f64();
+                    self.metrics.collection_seconds.with_label_values(&["agent"]).observe(took);
+                }
                 let _ = accepted.send(answer);
             }
         }
