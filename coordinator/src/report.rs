@@ -18,7 +18,7 @@ use crate::api::recommendation::{RecommendationSpec, RecommendationStatus, Workl
 use crate::api::v1alpha1::{OptimizationPolicy, OptimizationPolicyStatus};
 use crate::apply::Refusal;
 use crate::engine::{End, Ended, Kept, Purpose, Subject};
-use crate::index::{OwnerObject, PolicyEntry, PolicyKey};
+use crate::index::{Declared, OwnerObject, PolicyEntry, PolicyKey};
 use crate::recommendations;
 use crate::status::Problem;
 
@@ -43,8 +43,8 @@ pub struct Notice {
 /// What an Event is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum About {
-    /// A pod, by a policy.
-    Pod(Box<Subject>),
+    /// A pod, by a policy, and the object of its workload, when it is known and another one.
+    Pod(Box<Subject>, Option<OwnerObject>),
     /// A policy and its uid.
     Policy(PolicyKey, String),
 }
@@ -52,22 +52,29 @@ pub enum About {
 impl Notice {
     fn pod(subject: &Subject, warning: bool, reason: &str, note: String) -> Self {
         let action = if subject.purpose == Purpose::Optimise { "Resize" } else { "Revert" };
-        let about = About::Pod(Box::new(subject.clone()));
+        let about = About::Pod(Box::new(subject.clone()), None);
+        let note = format!("{note}; policy {}", subject.policy);
         Self { about, warning, reason: reason.to_owned(), action: action.to_owned(), note }
+    }
+
+    /// It is about this workload, too.
+    #[must_use]
+    pub fn of(mut self, owner: Option<OwnerObject>) -> Self {
+        if let About::Pod(subject, of) = &mut self.about
+            && subject.workload.kind != "Pod"
+        {
+            *of = owner;
+        }
+        self
     }
 
     /// The API server accepted a patch.
     pub fn resizing(subject: &Subject, plan: &Plan) -> Self {
         match subject.purpose {
-            Purpose::Optimise => {
-                Self::pod(subject, false, "Resizing", format!("{plan}; policy {}", subject.policy))
+            Purpose::Optimise => Self::pod(subject, false, "Resizing", plan.to_string()),
+            Purpose::Revert(reason) => {
+                Self::pod(subject, true, "Reverting", format!("{plan}; because of {reason}"))
             }
-            Purpose::Revert(reason) => Self::pod(
-                subject,
-                true,
-                "Reverting",
-                format!("{plan}; because of {reason}; policy {}", subject.policy),
-            ),
         }
     }
 
@@ -217,33 +224,38 @@ impl Desk {
         }
     }
 
-    /// Removes the recommendations of workloads that no policy is in charge of any more.
+    /// Removes the recommendations of workloads that no policy is in charge of any more. Returns what the others say that
+    /// their workloads declare.
     ///
     /// # Errors
     /// What the API server said, or that it said nothing.
-    pub async fn sweep_recommendations(&self, kept: &Kept) -> Result<(), kube::Error> {
+    pub async fn sweep_recommendations(&self, kept: &Kept) -> Result<Vec<Declared>, kube::Error> {
         let all: Api<Recommendation> = Api::all(self.client.clone());
+        let mut declared = Vec::new();
         for object in all.list(&ListParams::default()).await? {
             let WorkloadTarget { kind, name } = object.spec.workload.clone();
             let workload = WorkloadRef { kind, namespace: object.namespace().unwrap_or_default(), name };
-            let policy = object.status.and_then(|status| status.policy);
+            let status = object.status.unwrap_or_default();
+            let containers = recommendations::declared(&status);
+            let policy = status.policy;
             let policy = policy.map(|policy| PolicyKey { namespace: policy.namespace, name: policy.name });
             if !kept.stays(&workload, policy.as_ref()) {
                 info!(%workload, "no policy is in charge of it any more: its recommendation is deleted");
                 self.delete_recommendation(&workload).await?;
+            } else if !containers.is_empty() {
+                declared.push((workload, containers));
             }
         }
-        Ok(())
+        Ok(declared)
     }
 
     /// Logs the notice and publishes it as an Event.
     pub async fn notify(&self, notice: &Notice) {
         let Notice { about, warning, reason, note, .. } = notice;
         let (regarding, secondary, name) = match about {
-            About::Pod(subject) => {
-                let pod = reference("v1", "Pod", &subject.pod.namespace, &subject.pod.name, &subject.uid);
-                let policy = policy_reference(&subject.policy, "");
-                (pod, Some(policy), format!("{} of {}", subject.pod, subject.workload))
+            About::Pod(subject, owner) => {
+                let (regarding, related) = references(subject, owner.as_ref());
+                (regarding, Some(related), format!("{} of {}", subject.pod, subject.workload))
             }
             About::Policy(key, uid) => (policy_reference(key, uid), None, key.to_string()),
         };
@@ -301,6 +313,17 @@ fn reference(api_version: &str, kind: &str, namespace: &str, name: &str, uid: &s
     }
 }
 
+/// The pod, and its workload: one Event is about both. A pod that is its own workload has its policy beside it.
+fn references(subject: &Subject, owner: Option<&OwnerObject>) -> (ObjectReference, ObjectReference) {
+    let pod = reference("v1", "Pod", &subject.pod.namespace, &subject.pod.name, &subject.uid);
+    let WorkloadRef { kind, namespace, name } = &subject.workload;
+    let related = match owner {
+        Some(owner) => reference(&owner.api_version, kind, namespace, name, &owner.uid),
+        None => policy_reference(&subject.policy, ""),
+    };
+    (pod, related)
+}
+
 fn policy_reference(key: &PolicyKey, uid: &str) -> ObjectReference {
     let (version, kind) = (OptimizationPolicy::api_version(&()), OptimizationPolicy::kind(&()));
     reference(&version, &kind, &key.namespace, &key.name, uid)
@@ -315,6 +338,31 @@ fn cut(note: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_event_is_about_the_pod_and_its_workload() {
+        let subject = Subject {
+            policy: PolicyKey { namespace: "shop".into(), name: "p".into() },
+            workload: WorkloadRef { kind: "Deployment".into(), namespace: "shop".into(), name: "web".into() },
+            pod: crate::index::PodKey { namespace: "shop".into(), name: "web-1-a".into() },
+            uid: "u".into(),
+            purpose: Purpose::Optimise,
+        };
+        let owner = OwnerObject { api_version: "apps/v1".into(), uid: "d".into() };
+        let plan = Plan { direction: optipod_common::decide::Direction::Decrease, changes: Vec::new() };
+        let about = |subject: &Subject| {
+            let notice = Notice::resizing(subject, &plan).of(Some(owner.clone()));
+            assert!(notice.note.ends_with("; policy shop/p"), "{}", notice.note);
+            let About::Pod(subject, owner) = notice.about else { panic!("it is about a pod") };
+            references(&subject, owner.as_ref())
+        };
+        let (pod, workload) = about(&subject);
+        assert_eq!(pod, reference("v1", "Pod", "shop", "web-1-a", "u"));
+        assert_eq!(workload, reference("apps/v1", "Deployment", "shop", "web", "d"));
+        let bare = WorkloadRef { kind: "Pod".into(), name: "web-1-a".into(), ..subject.workload.clone() };
+        let (_, policy) = about(&Subject { workload: bare, ..subject });
+        assert_eq!(policy.kind.as_deref(), Some("OptimizationPolicy"));
+    }
 
     #[test]
     fn long_notes_are_cut_at_a_character() {

@@ -11,7 +11,7 @@ use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet}
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Container, Namespace, Node, Pod, PodSpec, PodTemplateSpec, Volume,
+    ConfigMap, Container, EphemeralContainer, Namespace, Node, Pod, PodSpec, PodTemplateSpec, Volume,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::{DeserializeGuard, PartialObjectMeta};
@@ -22,7 +22,9 @@ use tokio::sync::mpsc::Sender;
 use tokio::task::JoinSet;
 
 use crate::api::OptimizationPolicy;
-use crate::index::{ANNOTATION_PREFIX, CONFIG_MAP, Change, Delta, EVICTION, LANGUAGE_VARIABLES, Rollout};
+use crate::index::{
+    ANNOTATION_PREFIX, CONFIG_MAP, Change, Delta, EVICTION, LANGUAGE_VARIABLES, Rollout, TRACKING,
+};
 
 /// Annotation that marks the mirror of a static pod.
 const MIRROR: &str = "kubernetes.io/config.mirror";
@@ -246,7 +248,7 @@ fn trim_pod(pod: &mut Pod) {
     }
     if let Some(annotations) = pod.metadata.annotations.as_mut() {
         annotations.retain(|key, _| {
-            let known = key == MIRROR || EVICTION.iter().any(|(name, _)| name == key);
+            let known = key == MIRROR || key == TRACKING || EVICTION.iter().any(|(name, _)| name == key);
             known || key.starts_with(ANNOTATION_PREFIX)
         });
     }
@@ -257,6 +259,10 @@ fn trim_pod(pod: &mut Pod) {
         *spec = PodSpec {
             containers: trim(full.containers),
             init_containers: full.init_containers.map(trim),
+            ephemeral_containers: full.ephemeral_containers.map(|list| {
+                let named = |c: EphemeralContainer| EphemeralContainer { name: c.name, ..Default::default() };
+                list.into_iter().map(named).collect()
+            }),
             node_name: full.node_name,
             os: full.os,
             priority: full.priority,
@@ -308,13 +314,14 @@ mod tests {
     fn a_trimmed_pod_tells_the_same_facts() {
         let pod: Pod = serde_json::from_value(json!({
             "metadata": {"name": "p", "namespace": "a", "uid": "u", "resourceVersion": "1", "generation": 2,
-                "labels": {"x": "y"}, "annotations": {MIRROR: "m", "big": "x"}, "finalizers": ["f"],
+                "labels": {"x": "y"}, "annotations": {MIRROR: "m", TRACKING: "app:/Pod:a/p", "big": "x"}, "finalizers": ["f"],
                 "managedFields": [
                     {"manager": "us", "subresource": "resize", "time": "2026-01-01T00:00:00Z", "fieldsV1": {"f:spec": {}}},
                     {"manager": "kubelet", "subresource": "status", "time": "2026-01-01T00:00:00Z"},
                     {"manager": "them", "subresource": "resize", "time": "2026-01-01T00:00:00Z"}]},
             "spec": {"nodeName": "n", "priority": 5, "os": {"name": "windows"}, "resources": {}, "volumes": [{"name": "v"}],
                 "initContainers": [{"name": "s", "restartPolicy": "Always"}, {"name": "i"}],
+                "ephemeralContainers": [{"name": "debug", "image": "x"}],
                 "containers": [{"name": "c", "image": "x", "resources": {"limits": {"cpu": "1"}},
                     "resizePolicy": [{"resourceName": "cpu", "restartPolicy": "RestartContainer"}],
                     "env": [{"name": "A", "value": "b"},

@@ -19,6 +19,7 @@ use optipod_coordinator::api::v1alpha1::WorkloadPhase;
 use optipod_coordinator::apply::Refusal;
 use optipod_coordinator::engine::{Purpose, Request};
 use optipod_coordinator::index::{Change, Delta};
+use optipod_coordinator::report::About;
 use serde_json::{Value, json};
 
 use support::{OWN_NAMESPACE, applied};
@@ -84,6 +85,10 @@ fn over_asking_deployment_gets_exactly_one_request_with_the_expected_plan() {
     assert_eq!(request.action.plan.direction, Direction::Decrease);
     assert_eq!(request.subject.purpose, Purpose::Optimise);
     assert_eq!(world.told(), ["Resizing", "Resized"]);
+    for (_, notice) in &world.notices {
+        let About::Pod(_, Some(owner)) = &notice.about else { panic!("{notice:?}") };
+        assert_eq!((owner.api_version.as_str(), owner.uid.as_str()), ("apps/v1", "d-web"));
+    }
     assert_eq!(world.metrics.resizes.with_label_values(&["Done"]).get(), 1);
     let workload = world.workload("default", "p");
     assert_eq!(workload.status, WorkloadPhase::Applied);
@@ -290,6 +295,49 @@ fn what_waits_for_a_moment_does_not_wait_for_the_interval() {
     world.change(&late, |pod| pod["status"]["phase"] = "Running".into());
     world.run(seconds(10));
     assert_eq!(world.plans(), [GROWN]);
+}
+
+#[test]
+fn each_container_is_named_with_what_is_done_with_it() {
+    let mut world = World::new();
+    let pod = world.deployment("default", "web", &too_much(), LITTLE);
+    world.change(&pod, |json| {
+        json["spec"]["initContainers"] = json!([{"name": "migrate", "resources": too_much()}]);
+        json["spec"]["ephemeralContainers"] = json!([{"name": "debug"}]);
+        let proxy = json!({"name": "proxy", "resources": too_much()});
+        json["spec"]["containers"].as_array_mut().unwrap().extend([proxy, json!({"name": "unseen"})]);
+    });
+    world.policy("default", "p", &json!({"mode": "Recommend", "selector": {"excludeContainers": ["proxy"]}}));
+    world.run(seconds(120));
+    let status = world.recommendations.values().next().unwrap();
+    let named: Vec<_> = status.containers.iter().map(|c| (c.name.as_str(), c.reason.as_str())).collect();
+    let expected = [
+        ("app", ""),
+        ("proxy", "Excluded"),
+        ("unseen", "NoData"),
+        ("migrate", "InitContainer"),
+        ("debug", "EphemeralContainer"),
+    ];
+    assert_eq!(named, expected);
+    let others = status.containers.iter().skip(1);
+    assert!(others.clone().all(|c| c.recommended.is_none() && !c.explanation.is_empty()));
+}
+
+#[test]
+fn status_names_the_hundred_workloads_with_most_to_give_back_or_missing() {
+    let mut world = World::new();
+    let right = resources(("24m", "20Mi"), ("1", "1Gi"));
+    let busy = Demand { millicores: 20, memory: 16 * MEBIBYTE };
+    for number in 0..100 {
+        world.deployment("default", &format!("a{number}"), &right, busy);
+    }
+    world.deployment("default", "z", &too_much(), LITTLE);
+    world.policy("default", "p", &json!({"mode": "Recommend", "reconciliationInterval": "20s"}));
+    world.run(seconds(60));
+    let status = world.status("default", "p");
+    assert_eq!(status.workloads.len(), 100);
+    assert_eq!(status.workloads.last().map(|workload| workload.name.as_str()), Some("z"));
+    assert_eq!(status.summary.as_ref().unwrap().matched, 101);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

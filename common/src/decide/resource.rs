@@ -192,14 +192,16 @@ impl Subject<'_> {
             return Ok((kept.min(upper).max(lower), None));
         }
         let (declared, declared_limit) = self.of(&self.container.declared);
-        match declared {
+        let stands = match declared {
             // held at a shrunk size, the autoscaler would scale out for ever
-            Some(declared) if declared != current => Ok((declared, declared_limit)),
-            _ => Err(self.hold(
-                Reason::HpaControlsResource,
-                "a HorizontalPodAutoscaler computes utilisation from this request, which is as declared",
-            )),
-        }
+            Some(declared) if declared != current => return Ok((declared, declared_limit)),
+            Some(_) => "is as declared",
+            None if self.container.declaration_unknown => "stays: what was declared is not known",
+            None => "stays: the owner declares none",
+        };
+        let message =
+            format!("a HorizontalPodAutoscaler computes utilisation from this request, which {stands}");
+        Err(self.hold(Reason::HpaControlsResource, message))
     }
 
     /// Nothing is written for a change below `minChange` of both request and limit, unless use is above the request, or
@@ -290,7 +292,12 @@ impl Subject<'_> {
         let evidence = &self.size.evidence;
         let EvidenceSummary { window, covered, .. } = evidence;
         self.refuse(evidence.starting, Reason::StartingUp, "start-up needs more than runtime")?;
-        let message = "a running Job is only raised: the next run starts at the new size";
+        let message = if self.at.replacement_known {
+            "a running Job is only raised: the next run starts at the new size"
+        } else {
+            "a running Job is only raised: the next run starts at the size of its template and is decided with what \
+             this one used"
+        };
         self.refuse(self.pod.job, Reason::JobRunning, message)?;
         let message = "no usage was seen in the last 5 minutes";
         self.refuse(!evidence.fresh, Reason::InsufficientCoverage, message)?;

@@ -31,7 +31,7 @@ pub use self::version::{current as current_version, pinned};
 use crate::api::recommendation::{HistoryEntry, RecommendationStatus};
 use crate::api::v1alpha1::OptimizationPolicyStatus;
 use crate::apply::{Accepted, Action, Refusal};
-use crate::index::{CONFIG_MAP, Change, Delta, Index, OwnerObject, PodKey, PolicyKey};
+use crate::index::{CONFIG_MAP, Change, Declared, Delta, Index, OwnerObject, PodKey, PolicyKey};
 use crate::ingest::Ingest;
 use crate::metrics::Metrics;
 use crate::recommendations;
@@ -237,6 +237,15 @@ impl Engine {
         self.swept = false;
     }
 
+    /// What Recommendations of earlier leaders say that workloads declare.
+    pub fn on_declared(&mut self, declared: Vec<Declared>) {
+        for (workload, containers) in declared {
+            if self.index.told((workload.clone(), containers)) {
+                self.events.lived(&workload);
+            }
+        }
+    }
+
     /// Why nothing is resized, whatever policies say.
     fn brake(&self) -> Option<String> {
         let configuration = self.index.configuration();
@@ -311,11 +320,12 @@ impl Engine {
     ) -> Vec<Effect> {
         let Request { action, subject } = request;
         let policy = subject.policy.to_string();
+        let owner = self.index.owner_of(&subject.workload);
         let notice = match answer {
             Ok(accepted) => {
                 let method = if subject.purpose == Purpose::Optimise { "InPlace" } else { "Revert" };
                 self.metrics.applications.with_label_values(&[policy.as_str(), method]).inc();
-                let notice = Notice::resizing(&subject, &action.plan);
+                let notice = Notice::resizing(&subject, &action.plan).of(owner);
                 let facts = self.index.facts(&subject.pod);
                 self.resizes.accepted(subject, action.plan, &accepted, facts.as_ref(), now);
                 notice
@@ -343,7 +353,7 @@ impl Engine {
                 ) {
                     return Vec::new();
                 }
-                Notice::refused(&subject, &action.plan, &refusal)
+                Notice::refused(&subject, &action.plan, &refusal).of(owner)
             }
         };
         vec![Effect::Notify(Box::new(notice))]
@@ -403,6 +413,7 @@ impl Engine {
 
     fn on_end(&mut self, ended: &Ended, now: Timestamp) -> Vec<Effect> {
         let Ended { subject, plan, sent, end, restarted } = ended;
+        let owner = self.index.owner_of(&subject.workload);
         let mut effects = Vec::new();
         let outcome = match end {
             End::Done(true) => "Done",
@@ -421,10 +432,12 @@ impl Engine {
                 if let Some(state) = self.policies.get_mut(&subject.policy) {
                     state.last_applied.insert(subject.workload.clone(), now);
                 }
-                effects.push(Effect::Notify(Box::new(Notice::done(ended))));
+                effects.push(Effect::Notify(Box::new(Notice::done(ended).of(owner))));
             }
             End::Failed { reason, message } => {
-                effects.push(Effect::Notify(Box::new(Notice::failed(subject, plan, *reason, message))));
+                effects.push(Effect::Notify(Box::new(
+                    Notice::failed(subject, plan, *reason, message).of(owner),
+                )));
                 // a revert that fails too is left as it is: the backoff holds, people are told
                 if subject.purpose == Purpose::Optimise {
                     effects.extend(self.revert(subject, plan, *reason));

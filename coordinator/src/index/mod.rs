@@ -3,7 +3,8 @@
 //! In: [`Change`]s, from watches. Out: answers to questions; no client, no clock, no I/O. Objects are reduced to facts
 //! when they arrive, and the objects are dropped. The index is a function of the objects that exist, whatever the order
 //! in which they came (a property test holds that), except for tombstones: containers that went away stay known for
-//! [`TOMBSTONE_AGE`], so that the last usage of a dead container still finds its workload.
+//! [`TOMBSTONE_AGE`], so that the last usage of a dead container still finds its workload; and of a pod that we resize, what
+//! it had before stays known.
 //!
 //! Work per event is O(changed): a pod touches its own entries, a ReplicaSet or Job its own pods. [`Index::select`] is
 //! O(workloads x policies) and belongs to an evaluation, not to an event.
@@ -33,7 +34,7 @@ use kube::core::{DeserializeGuard, PartialObjectMeta};
 use optipod_common::decide::Followed;
 use optipod_common::ident::{ContainerId, WorkloadContainer, WorkloadRef};
 use optipod_common::quantity::{Bytes, MilliCpu};
-use optipod_common::resources::{Amounts, NodeFacts, PodFacts, Resource};
+use optipod_common::resources::{Amounts, NodeFacts, PodFacts, Resource, Resources};
 use optipod_common::time::Timestamp;
 
 use crate::api::OptimizationPolicy;
@@ -45,7 +46,7 @@ use pods::{LabelSets, PodRecord};
 pub use configuration::{CONFIG_MAP, Configuration};
 pub use containers::{MAX_TOMBSTONES, Origin, TOMBSTONE_AGE};
 pub use overrides::{OPTIMIZE, Overrides, PIN, POLICY, PREFIX as ANNOTATION_PREFIX, PolicyChoice};
-pub use pods::{EVICTION, LANGUAGE_VARIABLES, resources_of};
+pub use pods::{EVICTION, LANGUAGE_VARIABLES, TRACKING, resources_of};
 pub use policies::PolicyEntry;
 pub use rollout::Rollout;
 pub use select::{Held, HeldBy, SelectedWorkload, Selection};
@@ -145,6 +146,9 @@ impl OwnerObject {
     }
 }
 
+/// A workload, and what its containers declare.
+pub type Declared = (WorkloadRef, Vec<(String, Resources)>);
+
 /// Kinds that must have been listed before the index is complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Listed {
@@ -207,6 +211,8 @@ pub struct Index {
     /// Label sets of pods; those of one template share theirs.
     labels: LabelSets,
     owners: Owners,
+    /// What earlier leaders said that workloads declare.
+    told: HashMap<WorkloadRef, Vec<(String, Resources)>>,
     nodes: HashMap<String, NodeFacts>,
     namespaces: HashMap<String, BTreeMap<String, String>>,
     policies: BTreeMap<PolicyKey, PolicyEntry>,
@@ -234,6 +240,7 @@ impl Index {
             containers: Containers::default(),
             labels: LabelSets::default(),
             owners: Owners::default(),
+            told: HashMap::new(),
             nodes: HashMap::new(),
             namespaces: HashMap::new(),
             policies: BTreeMap::new(),
@@ -371,7 +378,9 @@ impl Index {
         facts.node = record.node.as_ref().and_then(|name| self.nodes.get(name)).cloned();
         let overrides = self.owners.overrides(record);
         for container in &mut facts.containers {
-            container.declared = self.declared(record, &container.name, container.desired);
+            let declared = self.declared(record, &container.name, container.desired);
+            container.declaration_unknown = declared.is_none();
+            container.declared = declared.unwrap_or_default();
             let pins = |resource| overrides.is_some_and(|o| o.pins(&container.name, resource));
             (container.cpu_pinned, container.memory_pinned) = (pins(Resource::Cpu), pins(Resource::Memory));
         }

@@ -15,7 +15,7 @@ use optipod_common::time::Timestamp;
 use super::overrides::Overrides;
 use super::pods::{PodRecord, resources_of};
 use super::rollout::Rollout;
-use super::{Delta, Index, Listed, OwnerObject};
+use super::{Declared, Delta, Index, Listed, OwnerObject};
 
 /// Kinds of controllers that are watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -42,6 +42,11 @@ impl OwnerKind {
             Self::CronJob => ("batch/v1", "CronJob"),
             Self::Rollout => ("argoproj.io/v1alpha1", "Rollout"),
         }
+    }
+
+    /// Its template is the one that its pods came from, when it is their controller.
+    const fn has_template(self) -> bool {
+        !matches!(self, Self::Deployment | Self::CronJob | Self::Rollout)
     }
 
     fn of(api_version: &str, kind: &str) -> Option<Self> {
@@ -366,15 +371,51 @@ impl Index {
         if old.is_none() { record.ids.iter().map(|(id, _)| *id).collect() } else { Vec::new() }
     }
 
-    /// What the owner declares for a container. Without a template to look at (pods without owner, owners of kinds that
-    /// are not watched) it is what the pod has, until we resize it.
-    pub(super) fn declared(&self, pod: &PodRecord, container: &str, desired: Resources) -> Resources {
-        match pod.controller.as_ref().filter(|link| link.watched.is_some()) {
-            Some(link) => {
-                self.owners.get(link).and_then(|o| o.template.get(container)).copied().unwrap_or_default()
+    /// What the owner declares for a container; `None` = nobody can tell. Without a template that names it (pods without
+    /// owner, owners of kinds that are not watched, containers that admission put in) it is what the pod was created
+    /// with: what it has until we resize it, what it had then, what a sibling has that was not resized, or what was
+    /// told of the workload before.
+    pub(super) fn declared(&self, pod: &PodRecord, container: &str, desired: Resources) -> Option<Resources> {
+        if let Some(link) =
+            pod.controller.as_ref().filter(|link| link.watched.is_some_and(OwnerKind::has_template))
+        {
+            let template = &self.owners.get(link)?.template;
+            if let Some(declared) = template.get(container) {
+                return Some(*declared);
             }
-            None if pod.facts.last_resize.is_none() => desired,
-            None => Resources::default(),
         }
+        if pod.facts.last_resize.is_none() {
+            return Some(desired);
+        }
+        let named = |list: &[(String, Resources)]| {
+            list.iter().find(|(name, _)| name == container).map(|(_, declared)| *declared)
+        };
+        named(&pod.created)
+            .or_else(|| self.of_sibling(pod, container))
+            .or_else(|| named(self.told.get(pod.workload.as_deref()?)?))
+    }
+
+    /// What a pod of the same revision and workload has, which was not resized.
+    fn of_sibling(&self, pod: &PodRecord, container: &str) -> Option<Resources> {
+        let siblings = self.workloads.get(pod.workload.as_deref()?)?.iter();
+        let mut unresized = siblings.filter_map(|key| self.pods.get(key)).filter(|sibling| {
+            sibling.facts.last_resize.is_none() && sibling.facts.revision == pod.facts.revision
+        });
+        let same = |sibling: &PodRecord| {
+            sibling.facts.containers.iter().find(|c| c.name == container).map(|c| c.desired)
+        };
+        unresized.find_map(same)
+    }
+
+    /// What an earlier leader said that the containers of a workload declare. Kept where nobody else can tell; true then.
+    pub fn told(&mut self, (workload, declared): Declared) -> bool {
+        let pods = self.workloads.get(&workload).into_iter().flatten().filter_map(|key| self.pods.get(key));
+        let unknown = pods
+            .flat_map(|pod| pod.facts.containers.iter().map(move |c| (pod, c)))
+            .any(|(pod, container)| self.declared(pod, &container.name, container.desired).is_none());
+        if unknown {
+            self.told.insert(workload, declared);
+        }
+        unknown
     }
 }

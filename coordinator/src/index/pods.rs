@@ -37,6 +37,8 @@ pub struct PodRecord {
     pub ids: Vec<(ContainerId, String)>,
     /// Phase Succeeded or Failed.
     pub finished: bool,
+    /// What its containers had before we resized it, where that was seen.
+    pub created: Vec<(String, Resources)>,
     /// The kubelet took it.
     pub admitted: bool,
     /// `None` while its controller was not seen.
@@ -220,14 +222,24 @@ fn queue(labels: &BTreeMap<String, String>) -> Option<String> {
 
 /// Who applies a pod that has no owner.
 fn gitops(meta: &ObjectMeta) -> Option<String> {
-    let labels = meta.labels.as_ref().filter(|_| meta.owner_references.iter().flatten().next().is_none())?;
+    if meta.owner_references.iter().flatten().next().is_some() {
+        return None;
+    }
     let known = [
         ("argocd.argoproj.io/instance", "Argo CD"),
         ("kustomize.toolkit.fluxcd.io/name", "Flux"),
         ("helm.toolkit.fluxcd.io/name", "Flux"),
     ];
-    known.into_iter().find(|(label, _)| labels.contains_key(*label)).map(|(_, name)| name.to_owned())
+    let has = |map: &Option<BTreeMap<String, String>>, key: &str| {
+        map.as_ref().is_some_and(|map| map.contains_key(key))
+    };
+    let by_label = known.into_iter().find(|(label, _)| has(&meta.labels, label)).map(|(_, name)| name);
+    let by_annotation = has(&meta.annotations, TRACKING).then_some("Argo CD");
+    by_label.or(by_annotation).map(str::to_owned)
 }
+
+/// Annotation by which Argo CD tracks what it applies, unless it is told to use labels.
+pub const TRACKING: &str = "argocd.argoproj.io/tracking-id";
 
 /// Annotations by which people forbid to evict a pod.
 pub const EVICTION: [(&str, &str); 2] =
@@ -313,6 +325,7 @@ impl PodRecord {
                 meta.annotations.as_ref().and_then(|a| a.get(*key)).is_some_and(|v| v == value)
             }),
             init: init_facts(&spec),
+            ephemeral: spec.ephemeral_containers.iter().flatten().map(|c| c.name.clone()).collect(),
             uid: meta.uid.clone().unwrap_or_default(),
             namespace: key.namespace.clone(),
             name: key.name.clone(),
@@ -342,6 +355,7 @@ impl PodRecord {
             controller,
             labels: labels.share(meta.labels.unwrap_or_default()),
             overrides: Overrides::new(meta.annotations.as_ref().filter(|_| speaks)),
+            created: Vec::new(),
             finished: matches!(phase, "Succeeded" | "Failed"),
             workload: None,
         }
@@ -387,7 +401,16 @@ impl Index {
 
     fn put_pod(&mut self, pod: Pod, now: Timestamp) -> Vec<ContainerId> {
         let key = PodKey::of(&pod);
-        let record = PodRecord::new(pod, &key, self.field_manager, &mut self.labels);
+        let mut record = PodRecord::new(pod, &key, self.field_manager, &mut self.labels);
+        if record.facts.last_resize.is_some()
+            && let Some(before) = self.pods.get(&key).filter(|before| before.facts.uid == record.facts.uid)
+        {
+            let containers = before.facts.containers.iter();
+            record.created = match before.facts.last_resize {
+                None => containers.map(|container| (container.name.clone(), container.desired)).collect(),
+                Some(_) => before.created.clone(),
+            };
+        }
         let known = self.remove_pod(&key, &record.ids, now);
         for (id, name) in &record.ids {
             self.containers.insert(*id, Live { pod: key.clone(), name: name.clone() });

@@ -110,20 +110,78 @@ fn declared_is_what_the_template_says() {
 }
 
 #[test]
-fn a_pod_without_template_declares_what_it_has_until_we_resize_it() {
+fn a_pod_without_template_declares_what_it_had_before_we_resized_it() {
     let mut index = index();
-    let mut bare = pod("p", 1, json!([]));
-    put_pod(&mut index, bare.clone(), 0);
-    let container = index.facts(&key("p")).unwrap().containers.remove(0);
-    assert_eq!(container.declared, container.desired);
-    bare["metadata"]["managedFields"] = json!([
+    put_pod(&mut index, pod("p", 1, json!([])), 0);
+    assert_eq!(declared(&index, "p"), Some(cpu_and_memory(200, 64)));
+    for version in [8, 9] {
+        let mut resized = resized(pod("p", 1, json!([])));
+        resized["metadata"]["resourceVersion"] = version.to_string().into();
+        put_pod(&mut index, resized, 0);
+        assert_eq!(declared(&index, "p"), Some(cpu_and_memory(200, 64)));
+    }
+    let facts = index.facts(&key("p")).unwrap();
+    assert_eq!(facts.containers[0].desired.requests, cpu_and_memory(50, 64));
+    assert_eq!((facts.last_resize, facts.foreign_resizer), (Some(at(100)), None));
+    // another pod of that name
+    put_pod(&mut index, resized(pod("p", 2, json!([]))), 0);
+    assert_eq!(declared(&index, "p"), None);
+}
+
+/// A pod that we have resized.
+fn resized(mut pod: Value) -> Value {
+    pod["metadata"]["managedFields"] = json!([
         {"manager": "optipod-coordinator", "subresource": "resize", "time": "1970-01-01T00:01:40Z"},
         {"manager": "kubelet", "subresource": "status", "time": "1970-01-01T00:03:20Z"},
     ]);
-    put_pod(&mut index, bare, 0);
-    let facts = index.facts(&key("p")).unwrap();
-    assert!(facts.containers[0].declared.is_empty());
-    assert_eq!((facts.last_resize, facts.foreign_resizer), (Some(at(100)), None));
+    pod["spec"]["containers"][0]["resources"] = resources("50m", "64Mi");
+    pod
+}
+
+/// What the only container of a pod declares; `None` when nobody can tell.
+fn declared(index: &Index, pod: &str) -> Option<optipod_common::resources::Amounts> {
+    let container = index.facts(&key(pod)).unwrap().containers.remove(0);
+    (!container.declaration_unknown).then_some(container.declared.requests)
+}
+
+#[test]
+fn a_pod_resized_before_it_was_seen_declares_what_a_sibling_has_or_an_earlier_leader_said() {
+    let mut index = index();
+    let of_cluster = || owner("postgresql.cnpg.io/v1", "Cluster", "pg");
+    put_pod(&mut index, resized(pod("pg-1", 1, of_cluster())), 0);
+    assert_eq!(declared(&index, "pg-1"), None);
+    put_pod(&mut index, pod("pg-2", 2, of_cluster()), 0);
+    assert_eq!(declared(&index, "pg-1"), Some(cpu_and_memory(200, 64)));
+    let told = |cpu| {
+        let requests = cpu_and_memory(cpu, 64);
+        let resources = optipod_common::resources::Resources { requests, ..Default::default() };
+        (workload("Cluster", "pg"), vec![("c".to_owned(), resources)])
+    };
+    assert!(!index.told(told(400)), "it is known");
+    index.apply(Change::Pods(Delta::Delete(Box::new(object(pod("pg-2", 2, of_cluster()))))), at(1));
+    assert!(index.told(told(300)));
+    assert_eq!(declared(&index, "pg-1"), Some(cpu_and_memory(300, 64)));
+    // the owner of this one was not seen
+    put_pod(&mut index, pod("db-0", 3, owner("apps/v1", "StatefulSet", "db")), 0);
+    assert_eq!(declared(&index, "db-0"), None);
+}
+
+#[test]
+fn pods_that_gitops_tools_apply_are_told_from_those_that_their_owners_make() {
+    let mut index = index();
+    let mut gitops = |annotations: Value, labels: Value, owners: Value| {
+        let mut pod = pod("p", 1, owners);
+        (pod["metadata"]["annotations"], pod["metadata"]["labels"]) = (annotations, labels);
+        put_pod(&mut index, pod, 0);
+        index.facts(&key("p")).unwrap().gitops
+    };
+    let tracked = || json!({"argocd.argoproj.io/tracking-id": "shop:/Pod:default/p"});
+    assert_eq!(gitops(tracked(), json!({}), json!([])).as_deref(), Some("Argo CD"));
+    assert_eq!(gitops(tracked(), json!({}), owner("apps/v1", "ReplicaSet", "web-1")), None);
+    let label = || json!({"argocd.argoproj.io/instance": "shop"});
+    assert_eq!(gitops(json!({}), label(), json!([])).as_deref(), Some("Argo CD"));
+    // Argo CD's older default, which charts set as well
+    assert_eq!(gitops(json!({}), json!({"app.kubernetes.io/instance": "shop"}), json!([])), None);
 }
 
 #[test]
