@@ -127,7 +127,10 @@ impl Engine {
         if due.is_empty() {
             return;
         }
-        let selection = self.index.select_some(due.values().flatten());
+        let selection = self.index.select_some(&due);
+        for workload in due.iter().filter(|workload| !is_selected(&selection, workload)) {
+            self.events.forget(workload);
+        }
         let pods = selection.by_policy.values().flatten().flat_map(|workload| &workload.pods);
         let loads = self.index.node_loads_of(pods);
         for (key, workloads) in &selection.by_policy {
@@ -141,9 +144,9 @@ impl Engine {
             for outcome in &outcomes {
                 self.metrics.event_evaluations.inc();
                 effects.extend(self.requests(key, outcome, (policy.mode, policy.dry_run), now));
-                self.events.evaluated((key, policy), outcome, false, now);
+                self.events.evaluated(policy, outcome, false, now);
                 if outcome.pods.iter().any(waits_for_a_moment) {
-                    self.events.look_again(&outcome.workload);
+                    self.events.put(&outcome.workload);
                 }
                 let Some(state) = self.policies.get_mut(key) else { continue };
                 effects.extend(tell_of((&entry, policy, &self.index), state, outcome, now));
@@ -220,7 +223,7 @@ impl Engine {
                 let outcomes = self.evaluate_workloads(&entry, about, (workloads, loads), starting, now);
                 for outcome in &outcomes {
                     effects.extend(self.requests(key, outcome, (policy.mode, policy.dry_run), now));
-                    self.events.evaluated((key, policy), outcome, true, now);
+                    self.events.evaluated(policy, outcome, true, now);
                 }
                 outcomes
             }

@@ -208,7 +208,6 @@ impl Engine {
 
     /// The cluster changed.
     pub fn on_change(&mut self, change: Change, now: Timestamp) {
-        let about_pods = matches!(change, Change::Pods(_));
         let pod = match &change {
             Change::Pods(Delta::Apply(pod)) => Some(PodKey::of(pod)),
             _ => None,
@@ -217,14 +216,11 @@ impl Engine {
         let was_dry = self.dry_run();
         let known = self.index.apply(change, now);
         self.usage.join(&known, &self.index, now);
-        if about_pods {
-            self.start_ups_due(now);
-        }
         if let Some(pod) = pod
             && self.index.life(&pod) != before
             && let Some(workload) = self.index.workload_of(&pod)
         {
-            self.events.lived(workload);
+            self.events.put(workload);
         }
         if self.dry_run() != was_dry {
             self.policies.values_mut().for_each(|state| state.due = Some(now));
@@ -241,7 +237,7 @@ impl Engine {
     pub fn on_declared(&mut self, declared: Vec<Declared>) {
         for (workload, containers) in declared {
             if self.index.told((workload.clone(), containers)) {
-                self.events.lived(&workload);
+                self.events.put(&workload);
             }
         }
     }
@@ -263,20 +259,6 @@ impl Engine {
     /// Nothing may be resized, whatever policies say.
     pub const fn dry_run(&self) -> bool {
         self.settings.dry_run || self.index.configuration().dry_run
-    }
-
-    /// A container that starts, or that is ready, gets its size at once where the policy says so.
-    fn start_ups_due(&mut self, now: Timestamp) {
-        let Self { index, policies, .. } = self;
-        for entry in index.policies() {
-            let boosts = entry
-                .parsed
-                .as_ref()
-                .is_ok_and(|(policy, _)| policy.startup.cpu.is_some() || policy.startup.memory.is_some());
-            if let Some(state) = policies.get_mut(&entry.key).filter(|_| boosts) {
-                state.due = Some(now);
-            }
-        }
     }
 
     /// An agent said something.
