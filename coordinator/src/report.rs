@@ -50,7 +50,7 @@ pub enum About {
 }
 
 impl Notice {
-    fn pod(subject: &Subject, warning: bool, reason: &str, note: String) -> Self {
+    fn pod(subject: &Subject, warning: bool, reason: &str, note: &str) -> Self {
         let action = if subject.purpose == Purpose::Optimise { "Resize" } else { "Revert" };
         let about = About::Pod(Box::new(subject.clone()), None);
         let note = format!("{note}; policy {}", subject.policy);
@@ -71,9 +71,9 @@ impl Notice {
     /// The API server accepted a patch.
     pub fn resizing(subject: &Subject, plan: &Plan) -> Self {
         match subject.purpose {
-            Purpose::Optimise => Self::pod(subject, false, "Resizing", plan.to_string()),
+            Purpose::Optimise => Self::pod(subject, false, "Resizing", &plan.to_string()),
             Purpose::Revert(reason) => {
-                Self::pod(subject, true, "Reverting", format!("{plan}; because of {reason}"))
+                Self::pod(subject, true, "Reverting", &format!("{plan}; because of {reason}"))
             }
         }
     }
@@ -83,26 +83,26 @@ impl Notice {
         let verified =
             if ended.end == End::Done(true) { "" } else { "; not seen in the cgroup (Unverified)" };
         if ended.restarted.is_empty() {
-            Self::pod(&ended.subject, false, "Resized", format!("{}{verified}", ended.plan))
+            Self::pod(&ended.subject, false, "Resized", &format!("{}{verified}", ended.plan))
         } else {
             let names = ended.restarted.join(", ");
             Self::pod(
                 &ended.subject,
                 true,
                 "RestartedDuringResize",
-                format!("{}{verified}; restarted: {names}", ended.plan),
+                &format!("{}{verified}; restarted: {names}", ended.plan),
             )
         }
     }
 
     /// The patch was not made.
     pub fn refused(subject: &Subject, plan: &Plan, refusal: &Refusal) -> Self {
-        Self::pod(subject, true, refusal.reason.as_str(), format!("{}; wanted: {plan}", refusal.message))
+        Self::pod(subject, true, refusal.reason.as_str(), &format!("{}; wanted: {plan}", refusal.message))
     }
 
     /// The kubelet did not do it.
     pub fn failed(subject: &Subject, plan: &Plan, reason: Reason, message: &str) -> Self {
-        Self::pod(subject, true, reason.as_str(), format!("{message}; wanted: {plan}"))
+        Self::pod(subject, true, reason.as_str(), &format!("{message}; wanted: {plan}"))
     }
 
     /// The policy is wrong.
@@ -177,20 +177,16 @@ impl Desk {
                 if let Some(said) = &stored.status {
                     recommendations::merge(&mut status, said);
                 }
-                let owners = stored.metadata.owner_references.iter().flatten();
-                let other = |uid: &String| owner.is_some_and(|owner| owner.uid != *uid);
-                match owners.map(|owner| &owner.uid).any(other) {
-                    // it went with an object of that name that is gone, and is about to go
-                    true => {
-                        let this = Preconditions { uid: stored.metadata.uid.clone(), resource_version: None };
-                        let gone = DeleteParams { preconditions: Some(this), ..DeleteParams::default() };
-                        match objects.delete(&name, &gone).await {
-                            Err(kube::Error::Api(status)) if status.code == 404 => create().await,
-                            Err(error) => Err(error),
-                            Ok(_) => create().await,
-                        }
+                if is_about_another(&stored, workload, owner) {
+                    let this = Preconditions { uid: stored.metadata.uid.clone(), resource_version: None };
+                    let gone = DeleteParams { preconditions: Some(this), ..DeleteParams::default() };
+                    match objects.delete(&name, &gone).await {
+                        Err(kube::Error::Api(status)) if status.code == 404 => create().await,
+                        Err(error) => Err(error),
+                        Ok(_) => create().await,
                     }
-                    false => Ok(stored),
+                } else {
+                    Ok(stored)
                 }
             }
             Ok(None) => create().await,
@@ -313,6 +309,15 @@ fn reference(api_version: &str, kind: &str, namespace: &str, name: &str, uid: &s
     }
 }
 
+/// It belongs to an earlier object of the workload's name, and is about to go with that one.
+fn is_about_another(stored: &Recommendation, workload: &WorkloadRef, owner: Option<&OwnerObject>) -> bool {
+    let mut owners = stored.metadata.owner_references.iter().flatten();
+    owners.any(|known| {
+        let named = known.kind == workload.kind && known.name == workload.name;
+        named && owner.is_some_and(|owner| owner.uid != known.uid)
+    })
+}
+
 /// The pod, and its workload: one Event is about both. A pod that is its own workload has its policy beside it.
 fn references(subject: &Subject, owner: Option<&OwnerObject>) -> (ObjectReference, ObjectReference) {
     let pod = reference("v1", "Pod", &subject.pod.namespace, &subject.pod.name, &subject.uid);
@@ -362,6 +367,24 @@ mod tests {
         let bare = WorkloadRef { kind: "Pod".into(), name: "web-1-a".into(), ..subject.workload.clone() };
         let (_, policy) = about(&Subject { workload: bare, ..subject });
         assert_eq!(policy.kind.as_deref(), Some("OptimizationPolicy"));
+    }
+
+    #[test]
+    fn a_recommendation_of_an_earlier_object_of_that_name_is_told_from_one_of_this() {
+        let workload =
+            WorkloadRef { kind: "Deployment".into(), namespace: "shop".into(), name: "web".into() };
+        let target = WorkloadTarget { kind: "Deployment".into(), name: "web".into() };
+        let owner = |uid: &str| OwnerObject { api_version: "apps/v1".into(), uid: uid.into() };
+        let mut stored = Recommendation::new("deployment-web", RecommendationSpec { workload: target });
+        let another =
+            |stored: &Recommendation, owner: Option<&OwnerObject>| is_about_another(stored, &workload, owner);
+        assert!(!another(&stored, Some(&owner("new"))), "it has no owner");
+        let somebody = WorkloadRef { kind: "Team".into(), ..workload.clone() };
+        let owners = [owner("old").reference(&workload), owner("team").reference(&somebody)];
+        stored.metadata.owner_references = Some(owners.to_vec());
+        assert!(another(&stored, Some(&owner("new"))));
+        assert!(!another(&stored, Some(&owner("old"))));
+        assert!(!another(&stored, None));
     }
 
     #[test]

@@ -209,8 +209,8 @@ impl EngineTask {
     ) {
         let (answers, mut answered) = mpsc::channel(EFFECTS);
         // once in a term
-        let (declares, mut declared) = mpsc::channel(1);
-        let effects = self.spawn_effects(answers, declares);
+        let (tells, mut told) = mpsc::channel(1);
+        let effects = self.spawn_effects(answers, tells);
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -228,7 +228,7 @@ impl EngineTask {
                     Vec::new()
                 }
                 Some((request, answer)) = answered.recv() => self.engine.on_answer(request, answer, self.clock.now()),
-                Some(declared) = declared.recv() => {
+                Some(declared) = told.recv() => {
                     self.engine.on_declared(declared);
                     Vec::new()
                 }
@@ -262,7 +262,7 @@ impl EngineTask {
     fn spawn_effects(
         &self,
         answers: mpsc::Sender<(Request, Result<Accepted, Refusal>)>,
-        declares: mpsc::Sender<Vec<Declared>>,
+        tells: mpsc::Sender<Vec<Declared>>,
     ) -> mpsc::Sender<Effect> {
         let (sender, mut effects) = mpsc::channel(EFFECTS);
         let (applier, desk, leadership) = (self.applier.clone(), self.desk.clone(), self.leadership.clone());
@@ -283,7 +283,7 @@ impl EngineTask {
                         let _ = scribe.send((workload, Entry::Delete));
                     }
                     Effect::SweepRecommendations(kept) => {
-                        tokio::spawn(sweep(desk.clone(), kept, unswept.clone(), declares.clone()));
+                        tokio::spawn(sweep(desk.clone(), kept, unswept.clone(), tells.clone()));
                     }
                     Effect::WriteStatus { policy, status } => {
                         in_time("policy status", desk.write_status(&policy, &status)).await;

@@ -368,7 +368,7 @@ fn use_above_the_size_is_followed_within_a_frame_and_a_moment() {
             "p",
             &by_events(&json!({"strategy": {"type": strategy}, "updateStrategy": cooldown})),
         );
-        world.run(seconds(300));
+        world.run(seconds(120));
         world.requests.clear();
         let quiet = world.metrics.event_evaluations.get();
         world.run(seconds(120));
@@ -425,7 +425,9 @@ fn second_run_of_a_cron_job_is_decided_with_what_the_first_used() {
     assert_eq!(world.plans(), [GROWN, GROWN]);
     let cron_job = json!({"metadata": {"namespace": "default", "name": "nightly", "uid": "c-nightly"}});
     let pods: Vec<String> = world.pods.keys().cloned().collect();
-    pods.iter().for_each(|pod| world.delete(pod));
+    for pod in pods {
+        world.delete(&pod);
+    }
     world.put(Change::CronJobs(Delta::Delete(Box::new(support::object(&cron_job)))));
     world.run(seconds(60));
     assert!(world.recommendations.is_empty(), "the CronJob is gone");

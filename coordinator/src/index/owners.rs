@@ -222,10 +222,8 @@ impl Owners {
     /// The object of the workload that a pod belongs to; `None` when it is the pod itself, or was not seen.
     pub fn object_of(&self, pod: &PodRecord) -> Option<OwnerObject> {
         let link = pod.controller.as_ref()?;
-        let top = match link.is_intermediate() {
-            true => self.get(link)?.controller.as_ref().unwrap_or(link),
-            false => link,
-        };
+        let above = if link.is_intermediate() { self.get(link)?.controller.as_ref() } else { None };
+        let top = above.unwrap_or(link);
         Some(OwnerObject { api_version: top.api_version.clone(), uid: top.uid.clone() })
     }
 
