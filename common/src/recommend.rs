@@ -132,6 +132,10 @@ pub struct EvidenceSummary {
     pub memory_mean: Bytes,
     /// Highest working set in the window, of any pod.
     pub memory_peak: Bytes,
+    /// Highest CPU of a second of the last minutes, of any pod.
+    pub cpu_recent_peak: MilliCpu,
+    /// Highest working set of the last minutes, of any pod.
+    pub memory_recent_use: Bytes,
     /// Highest `memory.current` of the last minutes.
     pub memory_recent_peak: Bytes,
     /// There is data of the last minutes.
@@ -177,6 +181,8 @@ impl EvidenceSummary {
             ),
             memory_mean: bytes(evidence.memory.mean().unwrap_or(0)),
             memory_peak: bytes(evidence.memory.max()),
+            cpu_recent_peak: MilliCpu(evidence.recent.cpu.max().div_ceil(CPU_UNITS_PER_MILLICORE)),
+            memory_recent_use: bytes(evidence.recent.memory.max()),
             memory_recent_peak: bytes(evidence.recent.memory_peak),
             fresh: evidence.recent.fresh,
             memory_rising: evidence.recent.memory_rising,

@@ -189,6 +189,8 @@ pub struct PodFacts {
     /// Init containers that run to their end before the others start. Nothing is changed in them; what admission would
     /// change in them is seen.
     pub init: Vec<InitFacts>,
+    /// Names of ephemeral containers.
+    pub ephemeral: Vec<String>,
 }
 
 impl PodFacts {
@@ -307,6 +309,8 @@ pub struct ContainerFacts {
     pub desired: Resources,
     /// The same of the owner's template: what people declared. Equal to `desired` at creation.
     pub declared: Resources,
+    /// Nobody can tell what was declared: no template is watched, and the pod was resized before it was first seen.
+    pub declaration_unknown: bool,
     /// `status.containerStatuses[].allocatedResources`: requests only.
     pub allocated: Option<Amounts>,
     /// `status.containerStatuses[].resources`: actual.

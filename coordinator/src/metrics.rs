@@ -1,6 +1,8 @@
 //! Names of every coordinator metric.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use optipod_common::decide::RestartDebt;
 use prometheus::core::Collector;
@@ -15,10 +17,15 @@ const DURATION_BUCKETS: [f64; 10] = [0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5,
 /// Seconds from a patch to its end on an ordinary node (under a second) and on a bad day.
 const RESIZE_BUCKETS: [f64; 9] = [0.25, 0.5, 1.0, 2.0, 5.0, 15.0, 60.0, 300.0, 1800.0];
 
+/// Seconds from the end of a frame until it counts: one that comes at once, one that waited for a stream, one that an
+/// agent kept for the next leader.
+const COLLECTION_BUCKETS: [f64; 9] = [0.01, 0.05, 0.25, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0];
+
 /// All metrics, registered in one registry. Cheap to clone.
 #[derive(Clone)]
 pub struct Metrics {
     registry: Registry,
+    names: Arc<[String]>,
     /// 1 while this process leads.
     pub leader: IntGauge,
     /// 1 while nothing is resized, whatever policies say.
@@ -61,8 +68,12 @@ pub struct Metrics {
     pub workloads_updated: IntGaugeVec,
     /// Workloads that are left alone, by reason.
     pub workloads_skipped: IntGaugeVec,
+    /// Time from the end of what was measured until it counts, by provider.
+    pub collection_seconds: HistogramVec,
     /// Time of one evaluation of a policy.
     pub reconciliation_seconds: HistogramVec,
+    /// Workloads evaluated before their policy was due, because something happened to them.
+    pub event_evaluations: IntCounter,
     /// Errors while a policy was evaluated or applied.
     pub reconciliation_errors: IntCounterVec,
     /// Recommendations computed (containers).
@@ -84,9 +95,11 @@ impl Metrics {
     /// When a name is registered twice.
     #[allow(clippy::too_many_lines, reason = "one list of all names")]
     pub fn new() -> Result<Self, prometheus::Error> {
-        let registry = Registry::new_custom(None, None)?;
-        let r = &registry;
-        Ok(Self {
+        let names = Names { registry: Registry::new_custom(None, None)?, names: RefCell::default() };
+        let r = &names;
+        let metrics = Self {
+            // the last line fills it, when all are registered
+            names: Arc::default(),
             leader: gauge(r, "optipod_coordinator_leader", "1 while this process leads.")?,
             dry_run: gauge(
                 r,
@@ -185,6 +198,17 @@ impl Metrics {
                 "Workloads that are left alone, by reason.",
                 &["namespace", "policy", "reason"],
             )?,
+            collection_seconds: registered(
+                r,
+                HistogramVec::new(
+                    HistogramOpts::new(
+                        "optipod_metrics_collection_duration_seconds",
+                        "From the end of what was measured until it counts.",
+                    )
+                    .buckets(COLLECTION_BUCKETS.to_vec()),
+                    &["provider"],
+                )?,
+            )?,
             reconciliation_seconds: registered(
                 r,
                 HistogramVec::new(
@@ -195,6 +219,11 @@ impl Metrics {
                     .buckets(DURATION_BUCKETS.to_vec()),
                     &["policy"],
                 )?,
+            )?,
+            event_evaluations: counter(
+                r,
+                "optipod_coordinator_event_evaluations_total",
+                "Workloads evaluated before their policy was due, because something happened to them.",
             )?,
             reconciliation_errors: counters(
                 r,
@@ -236,8 +265,9 @@ impl Metrics {
                     &["namespace", "policy"],
                 )?,
             )?,
-            registry,
-        })
+            registry: r.registry.clone(),
+        };
+        Ok(Self { names: names.names.into_inner().into(), ..metrics })
     }
 
     /// Shows what replaced pods would ask for beyond what their predecessors do, by class of nodes.
@@ -262,26 +292,30 @@ impl Metrics {
         Ok(text)
     }
 
-    /// Names of all families, for the documentation's test.
-    pub fn names(&self) -> Vec<String> {
-        self.registry.gather().iter().map(|family| family.name().to_owned()).collect()
+    /// Names of all families, whether or not they have values yet.
+    pub fn names(&self) -> &[String] {
+        &self.names
     }
 }
 
-fn registered<C: Collector + Clone + 'static>(
-    registry: &Registry,
-    collector: C,
-) -> Result<C, prometheus::Error> {
-    registry.register(Box::new(collector.clone()))?;
+/// A registry that tells what is in it: it shows families only once they have values.
+struct Names {
+    registry: Registry,
+    names: RefCell<Vec<String>>,
+}
+
+fn registered<C: Collector + Clone + 'static>(to: &Names, collector: C) -> Result<C, prometheus::Error> {
+    to.registry.register(Box::new(collector.clone()))?;
+    to.names.borrow_mut().extend(collector.desc().iter().map(|desc| desc.fq_name.clone()));
     Ok(collector)
 }
 
-fn gauge(registry: &Registry, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
+fn gauge(registry: &Names, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
     registered(registry, IntGauge::new(name, help)?)
 }
 
 fn gauges(
-    registry: &Registry,
+    registry: &Names,
     name: &str,
     help: &str,
     labels: &[&str],
@@ -289,15 +323,38 @@ fn gauges(
     registered(registry, IntGaugeVec::new(Opts::new(name, help), labels)?)
 }
 
-fn counter(registry: &Registry, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
+fn counter(registry: &Names, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
     registered(registry, IntCounter::new(name, help)?)
 }
 
 fn counters(
-    registry: &Registry,
+    registry: &Names,
     name: &str,
     help: &str,
     labels: &[&str],
 ) -> Result<IntCounterVec, prometheus::Error> {
     registered(registry, IntCounterVec::new(Opts::new(name, help), labels)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    const OPERATIONS: &str = include_str!("../../deploy/docs/operations.md");
+
+    #[test]
+    fn the_table_of_metrics_names_each_of_them_and_no_other() {
+        let section = OPERATIONS.split("\n## Metrics\n").nth(1).unwrap().split("\n## ").next().unwrap();
+        let named: BTreeSet<&str> = section
+            .lines()
+            .filter_map(|line| line.split('|').nth(1))
+            .flat_map(|cell| cell.split('`').filter(|word| word.starts_with("optipod_")))
+            .filter(|name| !name.starts_with("optipod_agent_"))
+            .collect();
+        let metrics = Metrics::new().unwrap();
+        let all: BTreeSet<&str> = metrics.names().iter().map(String::as_str).collect();
+        assert_eq!(named, all);
+    }
 }

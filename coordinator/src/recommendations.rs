@@ -1,9 +1,11 @@
 //! What is told about one workload: its `Recommendation`. Pure.
 
+use std::str::FromStr;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use optipod_common::decide::Decision;
+use optipod_common::decide::{Decision, Reason};
 use optipod_common::ident::WorkloadRef;
-use optipod_common::policy::{Policy, Strategy};
+use optipod_common::policy::{Mode, Policy, Strategy};
 use optipod_common::quantity::{Bytes, MilliCpu};
 use optipod_common::recommend::{ContainerRecommendation, EvidenceSummary, ExpertOpinion, Sizing, amount};
 use optipod_common::resources::{Amounts, Resource, Resources};
@@ -15,7 +17,7 @@ use crate::api::recommendation::{
     ResourceSteps, StepEntry,
 };
 use crate::api::sizing::StrategyType;
-use crate::api::status::StrategyRef;
+use crate::api::status::{Sizes, StrategyRef};
 use crate::engine::{PodOutcome, WorkloadOutcome, current_version};
 use crate::index::PolicyKey;
 use crate::savings;
@@ -23,6 +25,11 @@ use crate::status::{largest, phase, sizes, time};
 
 /// Evidence of a day or more supports a decision through a daily peak.
 const DAY_SECONDS: u64 = 24 * 3600;
+
+/// Why a container has no recommendation, where it is no reason of a decision.
+const EXCLUDED: &str = "Excluded";
+const INIT_CONTAINER: &str = "InitContainer";
+const EPHEMERAL_CONTAINER: &str = "EphemeralContainer";
 
 /// Name of the object for a workload, in the workload's namespace: unlike kinds may share a name.
 pub fn object_name(workload: &WorkloadRef) -> String {
@@ -41,8 +48,9 @@ pub fn build(
     let (phase, reason, message) = phase(outcome);
     let first = outcome.pods.first();
     let recommended: &[ContainerRecommendation] = first.map_or(&[], |pod| pod.sizes.as_slice());
+    let sized = recommended.iter().map(|size| container(size, &outcome.pods));
     let containers: Vec<RecommendedContainer> =
-        recommended.iter().take(MAX_CONTAINERS).map(|size| container(size, &outcome.pods)).collect();
+        sized.chain(left_alone(outcome, policy)).take(MAX_CONTAINERS).collect();
     let least = recommended.iter().map(|size| {
         let (covered, window) = (size.evidence.covered.as_secs(), size.evidence.window.as_secs().max(1));
         (covered.saturating_mul(100) / window, covered)
@@ -87,13 +95,13 @@ pub fn build(
 /// Times and history that stay from one status to the next.
 fn keep(status: &mut RecommendationStatus, before: Option<&RecommendationStatus>, now: Timestamp) {
     let Some(before) = before else {
-        status.last_recommended = (!status.containers.is_empty()).then(|| time(now));
+        status.last_recommended = status.recommended.is_some().then(|| time(now));
         return;
     };
     let same = before.recommended == status.recommended;
     status.last_recommended = match &before.last_recommended {
         Some(at) if same => Some(at.clone()),
-        _ => (!status.containers.is_empty()).then(|| time(now)),
+        _ => status.recommended.is_some().then(|| time(now)),
     };
     status.last_applied = status.last_applied.take().or_else(|| before.last_applied.clone());
     status.history.clone_from(&before.history);
@@ -102,12 +110,27 @@ fn keep(status: &mut RecommendationStatus, before: Option<&RecommendationStatus>
     {
         new.time = old.time.clone();
     }
-    // Disabled keeps what was recommended
-    if status.containers.is_empty() {
-        status.containers.clone_from(&before.containers);
-        status.recommended.clone_from(&before.recommended);
-        status.last_recommended.clone_from(&before.last_recommended);
+    restore(status, before);
+}
+
+/// No size is known now: a policy that is disabled, or a leader that has not heard yet. What was recommended stays, but
+/// for containers that are excluded by now.
+fn restore(status: &mut RecommendationStatus, before: &RecommendationStatus) {
+    if status.recommended.is_some() || before.recommended.is_none() {
+        return;
     }
+    let known = before.containers.iter().filter(|known| known.steps.is_some());
+    for known in known {
+        match status.containers.iter_mut().find(|container| container.name == known.name) {
+            Some(container) if container.reason == EXCLUDED => {}
+            Some(container) => container.clone_from(known),
+            None => status.containers.push(known.clone()),
+        }
+    }
+    status.recommended.clone_from(&before.recommended);
+    status.last_recommended.clone_from(&before.last_recommended);
+    status.coverage_percent = status.coverage_percent.or(before.coverage_percent);
+    status.confidence = status.confidence.or(before.confidence);
 }
 
 /// True when the two say different things. Countdowns, counts of values and coverage below the next ten percent are no
@@ -152,6 +175,30 @@ pub fn merge(status: &mut RecommendationStatus, stored: &RecommendationStatus) {
     if stored.recommended == status.recommended {
         status.last_recommended = stored.last_recommended.clone().or_else(|| status.last_recommended.take());
     }
+    // what nobody can tell any more once the pods are resized
+    for container in status.containers.iter_mut().filter(|container| container.declared.is_none()) {
+        let known = stored.containers.iter().find(|known| known.name == container.name);
+        container.declared = known.and_then(|known| known.declared.clone());
+    }
+    restore(status, stored);
+}
+
+/// What a status says that containers declare.
+pub fn declared(status: &RecommendationStatus) -> Vec<(String, Resources)> {
+    fn parsed<T: FromStr>(text: Option<&String>) -> Option<T> {
+        text.and_then(|text| text.parse().ok())
+    }
+    let containers = status.containers.iter();
+    let stated = containers.filter_map(|container| {
+        let Sizes { cpu, memory, cpu_limit, memory_limit } = container.declared.as_ref()?;
+        let amounts = |cpu: &Option<String>, memory: &Option<String>| Amounts {
+            cpu: parsed(cpu.as_ref()),
+            memory: parsed(memory.as_ref()),
+        };
+        let declared = Resources { requests: amounts(cpu, memory), limits: amounts(cpu_limit, memory_limit) };
+        Some((container.name.clone(), declared))
+    });
+    stated.collect()
 }
 
 /// The API's name of a strategy.
@@ -205,6 +252,40 @@ fn ready(
     }
 }
 
+/// Containers that are not sized, each with what is done with it.
+fn left_alone(outcome: &WorkloadOutcome, policy: &Policy) -> Vec<RecommendedContainer> {
+    let Some(pod) = outcome.pods.first() else { return Vec::new() };
+    let facts = &pod.facts;
+    let mut named = Vec::new();
+    let mut name = |name: &str, current: Option<Resources>, reason: &str, explanation: &str| {
+        named.push(RecommendedContainer {
+            name: name.to_owned(),
+            current: current.map(|resources| sizes(&resources)),
+            reason: reason.to_owned(),
+            explanation: explanation.to_owned(),
+            ..RecommendedContainer::default()
+        });
+    };
+    for container in &facts.containers {
+        let sized = pod.sizes.iter().any(|size| size.container == container.name);
+        let current = Some(container.desired);
+        if pod.excluded.contains(&container.name) {
+            name(&container.name, current, EXCLUDED, "selector.excludeContainers of the policy names it");
+        } else if !sized && policy.mode != Mode::Disabled {
+            let reason = Reason::NoData.as_str();
+            name(&container.name, current, reason, "no usage of it was seen");
+        }
+    }
+    for init in &facts.init {
+        let why = "it runs to its end before the others start: nothing is learned of it in time";
+        name(&init.name, Some(init.resources), INIT_CONTAINER, why);
+    }
+    for ephemeral in &facts.ephemeral {
+        name(ephemeral, None, EPHEMERAL_CONTAINER, "it has no resources of its own");
+    }
+    named
+}
+
 fn container(size: &ContainerRecommendation, pods: &[PodOutcome]) -> RecommendedContainer {
     let facts = || pods.iter().flat_map(|p| &p.facts.containers).filter(|c| c.name == size.container);
     let bound = |of: fn(&Sizing) -> Option<u64>| {
@@ -233,7 +314,7 @@ fn container(size: &ContainerRecommendation, pods: &[PodOutcome]) -> Recommended
     let target = size.target();
     RecommendedContainer {
         name: size.container.clone(),
-        declared: facts().next().map(|c| sizes(&c.declared)),
+        declared: facts().find(|c| !c.declaration_unknown).map(|c| sizes(&c.declared)),
         current: facts().map(|c| c.desired).reduce(largest).map(|r| sizes(&r)),
         recommended: (!target.is_empty()).then(|| sizes(&target)),
         lower_bound: bound(|sizing| sizing.lower),
@@ -308,5 +389,69 @@ fn sum(a: Option<u64>, b: Option<u64>) -> Option<u64> {
     match (a, b) {
         (None, None) => None,
         (a, b) => Some(a.unwrap_or(0).saturating_add(b.unwrap_or(0))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn container(name: &str, cpu: Option<&str>) -> RecommendedContainer {
+        let sizes = |cpu: &str| Sizes { cpu: Some(cpu.to_owned()), ..Sizes::default() };
+        RecommendedContainer {
+            name: name.to_owned(),
+            declared: cpu.map(|_| sizes("1")),
+            recommended: cpu.map(sizes),
+            steps: cpu.map(|_| ResourceSteps::default()),
+            ..RecommendedContainer::default()
+        }
+    }
+
+    fn stored() -> RecommendationStatus {
+        RecommendationStatus {
+            containers: vec![container("app", Some("120m")), container("proxy", Some("10m"))],
+            recommended: Some(Sizes { cpu: Some("130m".to_owned()), ..Sizes::default() }),
+            coverage_percent: Some(80),
+            confidence: Some(Confidence::High),
+            last_recommended: Some(time(Timestamp::from_unix_seconds(100))),
+            ..RecommendationStatus::default()
+        }
+    }
+
+    #[test]
+    fn a_leader_that_knows_no_size_leaves_those_of_the_one_before() {
+        let mut status = RecommendationStatus::default();
+        merge(&mut status, &stored());
+        assert_eq!(status, stored());
+        // one that is excluded by now is not told a size
+        let excluded = RecommendedContainer { reason: EXCLUDED.to_owned(), ..container("proxy", None) };
+        let unknown = RecommendedContainer { reason: "NoData".to_owned(), ..container("app", None) };
+        let containers = vec![unknown, excluded];
+        let mut status = RecommendationStatus { containers, ..RecommendationStatus::default() };
+        merge(&mut status, &stored());
+        let cpu: Vec<_> =
+            status.containers.iter().map(|c| c.recommended.clone().and_then(|r| r.cpu)).collect();
+        assert_eq!(cpu, [Some("120m".to_owned()), None]);
+        assert_eq!(status.containers[1].reason, EXCLUDED);
+    }
+
+    #[test]
+    fn a_leader_that_knows_sizes_replaces_those_of_the_one_before() {
+        let mut new = stored();
+        new.containers = vec![RecommendedContainer { declared: None, ..container("app", Some("200m")) }];
+        new.recommended = Some(Sizes { cpu: Some("200m".to_owned()), ..Sizes::default() });
+        let mut status = new.clone();
+        merge(&mut status, &stored());
+        assert_eq!(status.recommended, new.recommended);
+        assert_eq!(status.containers.len(), 1);
+        let declared = Resources {
+            requests: Amounts { cpu: Some(MilliCpu(1000)), memory: None },
+            limits: Amounts::default(),
+        };
+        assert_eq!(
+            super::declared(&status),
+            [("app".to_owned(), declared)],
+            "what nobody else can tell stays"
+        );
     }
 }

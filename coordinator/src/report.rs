@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff;
-use kube::api::{Api, DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
+use kube::api::{Api, DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::PartialObjectMeta;
 use kube::{Client, Resource, ResourceExt as _};
 use optipod_common::decide::{Plan, Reason};
@@ -18,7 +18,7 @@ use crate::api::recommendation::{RecommendationSpec, RecommendationStatus, Workl
 use crate::api::v1alpha1::{OptimizationPolicy, OptimizationPolicyStatus};
 use crate::apply::Refusal;
 use crate::engine::{End, Ended, Kept, Purpose, Subject};
-use crate::index::{PolicyEntry, PolicyKey};
+use crate::index::{Declared, OwnerObject, PolicyEntry, PolicyKey};
 use crate::recommendations;
 use crate::status::Problem;
 
@@ -43,31 +43,38 @@ pub struct Notice {
 /// What an Event is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum About {
-    /// A pod, by a policy.
-    Pod(Box<Subject>),
+    /// A pod, by a policy, and the object of its workload, when it is known and another one.
+    Pod(Box<Subject>, Option<OwnerObject>),
     /// A policy and its uid.
     Policy(PolicyKey, String),
 }
 
 impl Notice {
-    fn pod(subject: &Subject, warning: bool, reason: &str, note: String) -> Self {
+    fn pod(subject: &Subject, warning: bool, reason: &str, note: &str) -> Self {
         let action = if subject.purpose == Purpose::Optimise { "Resize" } else { "Revert" };
-        let about = About::Pod(Box::new(subject.clone()));
+        let about = About::Pod(Box::new(subject.clone()), None);
+        let note = format!("{note}; policy {}", subject.policy);
         Self { about, warning, reason: reason.to_owned(), action: action.to_owned(), note }
+    }
+
+    /// It is about this workload, too.
+    #[must_use]
+    pub fn of(mut self, owner: Option<OwnerObject>) -> Self {
+        if let About::Pod(subject, of) = &mut self.about
+            && subject.workload.kind != "Pod"
+        {
+            *of = owner;
+        }
+        self
     }
 
     /// The API server accepted a patch.
     pub fn resizing(subject: &Subject, plan: &Plan) -> Self {
         match subject.purpose {
-            Purpose::Optimise => {
-                Self::pod(subject, false, "Resizing", format!("{plan}; policy {}", subject.policy))
+            Purpose::Optimise => Self::pod(subject, false, "Resizing", &plan.to_string()),
+            Purpose::Revert(reason) => {
+                Self::pod(subject, true, "Reverting", &format!("{plan}; because of {reason}"))
             }
-            Purpose::Revert(reason) => Self::pod(
-                subject,
-                true,
-                "Reverting",
-                format!("{plan}; because of {reason}; policy {}", subject.policy),
-            ),
         }
     }
 
@@ -76,26 +83,26 @@ impl Notice {
         let verified =
             if ended.end == End::Done(true) { "" } else { "; not seen in the cgroup (Unverified)" };
         if ended.restarted.is_empty() {
-            Self::pod(&ended.subject, false, "Resized", format!("{}{verified}", ended.plan))
+            Self::pod(&ended.subject, false, "Resized", &format!("{}{verified}", ended.plan))
         } else {
             let names = ended.restarted.join(", ");
             Self::pod(
                 &ended.subject,
                 true,
                 "RestartedDuringResize",
-                format!("{}{verified}; restarted: {names}", ended.plan),
+                &format!("{}{verified}; restarted: {names}", ended.plan),
             )
         }
     }
 
     /// The patch was not made.
     pub fn refused(subject: &Subject, plan: &Plan, refusal: &Refusal) -> Self {
-        Self::pod(subject, true, refusal.reason.as_str(), format!("{}; wanted: {plan}", refusal.message))
+        Self::pod(subject, true, refusal.reason.as_str(), &format!("{}; wanted: {plan}", refusal.message))
     }
 
     /// The kubelet did not do it.
     pub fn failed(subject: &Subject, plan: &Plan, reason: Reason, message: &str) -> Self {
-        Self::pod(subject, true, reason.as_str(), format!("{message}; wanted: {plan}"))
+        Self::pod(subject, true, reason.as_str(), &format!("{message}; wanted: {plan}"))
     }
 
     /// The policy is wrong.
@@ -152,25 +159,37 @@ impl Desk {
     pub async fn write_recommendation(
         &self,
         workload: &WorkloadRef,
+        owner: Option<&OwnerObject>,
         status: &RecommendationStatus,
     ) -> Result<(), kube::Error> {
         let objects: Api<Recommendation> = Api::namespaced(self.client.clone(), &workload.namespace);
         let name = recommendations::object_name(workload);
         let mut status = status.clone();
         let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+        let create = || async {
+            let target = WorkloadTarget { kind: workload.kind.clone(), name: workload.name.clone() };
+            let mut object = Recommendation::new(&name, RecommendationSpec { workload: target });
+            object.metadata.owner_references = owner.map(|owner| vec![owner.reference(workload)]);
+            objects.create(&params, &object).await
+        };
         let found = match objects.get_opt(&name).await {
             Ok(Some(stored)) => {
-                recommendations::merge(
-                    &mut status,
-                    stored.status.as_ref().unwrap_or(&RecommendationStatus::default()),
-                );
-                Ok(stored)
+                if let Some(said) = &stored.status {
+                    recommendations::merge(&mut status, said);
+                }
+                if is_about_another(&stored, workload, owner) {
+                    let this = Preconditions { uid: stored.metadata.uid.clone(), resource_version: None };
+                    let gone = DeleteParams { preconditions: Some(this), ..DeleteParams::default() };
+                    match objects.delete(&name, &gone).await {
+                        Err(kube::Error::Api(status)) if status.code == 404 => create().await,
+                        Err(error) => Err(error),
+                        Ok(_) => create().await,
+                    }
+                } else {
+                    Ok(stored)
+                }
             }
-            Ok(None) => {
-                let target = WorkloadTarget { kind: workload.kind.clone(), name: workload.name.clone() };
-                let object = Recommendation::new(&name, RecommendationSpec { workload: target });
-                objects.create(&params, &object).await
-            }
+            Ok(None) => create().await,
             Err(error) => Err(error),
         };
         let written = match found {
@@ -201,35 +220,38 @@ impl Desk {
         }
     }
 
-    /// Removes the recommendations of workloads that no policy is in charge of any more.
+    /// Removes the recommendations of workloads that no policy is in charge of any more. Returns what the others say that
+    /// their workloads declare.
     ///
     /// # Errors
     /// What the API server said, or that it said nothing.
-    pub async fn sweep_recommendations(&self, kept: &Kept) -> Result<(), kube::Error> {
+    pub async fn sweep_recommendations(&self, kept: &Kept) -> Result<Vec<Declared>, kube::Error> {
         let all: Api<Recommendation> = Api::all(self.client.clone());
+        let mut declared = Vec::new();
         for object in all.list(&ListParams::default()).await? {
             let WorkloadTarget { kind, name } = object.spec.workload.clone();
             let workload = WorkloadRef { kind, namespace: object.namespace().unwrap_or_default(), name };
-            let policy = object.status.and_then(|status| status.policy);
+            let status = object.status.unwrap_or_default();
+            let containers = recommendations::declared(&status);
+            let policy = status.policy;
             let policy = policy.map(|policy| PolicyKey { namespace: policy.namespace, name: policy.name });
-            let stays = kept.workloads.contains(&workload)
-                || policy.is_some_and(|policy| kept.policies.contains(&policy));
-            if !stays {
+            if !kept.stays(&workload, policy.as_ref()) {
                 info!(%workload, "no policy is in charge of it any more: its recommendation is deleted");
                 self.delete_recommendation(&workload).await?;
+            } else if !containers.is_empty() {
+                declared.push((workload, containers));
             }
         }
-        Ok(())
+        Ok(declared)
     }
 
     /// Logs the notice and publishes it as an Event.
     pub async fn notify(&self, notice: &Notice) {
         let Notice { about, warning, reason, note, .. } = notice;
         let (regarding, secondary, name) = match about {
-            About::Pod(subject) => {
-                let pod = reference("v1", "Pod", &subject.pod.namespace, &subject.pod.name, &subject.uid);
-                let policy = policy_reference(&subject.policy, "");
-                (pod, Some(policy), format!("{} of {}", subject.pod, subject.workload))
+            About::Pod(subject, owner) => {
+                let (regarding, related) = references(subject, owner.as_ref());
+                (regarding, Some(related), format!("{} of {}", subject.pod, subject.workload))
             }
             About::Policy(key, uid) => (policy_reference(key, uid), None, key.to_string()),
         };
@@ -287,6 +309,26 @@ fn reference(api_version: &str, kind: &str, namespace: &str, name: &str, uid: &s
     }
 }
 
+/// It belongs to an earlier object of the workload's name, and is about to go with that one.
+fn is_about_another(stored: &Recommendation, workload: &WorkloadRef, owner: Option<&OwnerObject>) -> bool {
+    let mut owners = stored.metadata.owner_references.iter().flatten();
+    owners.any(|known| {
+        let named = known.kind == workload.kind && known.name == workload.name;
+        named && owner.is_some_and(|owner| owner.uid != known.uid)
+    })
+}
+
+/// The pod, and its workload: one Event is about both. A pod that is its own workload has its policy beside it.
+fn references(subject: &Subject, owner: Option<&OwnerObject>) -> (ObjectReference, ObjectReference) {
+    let pod = reference("v1", "Pod", &subject.pod.namespace, &subject.pod.name, &subject.uid);
+    let WorkloadRef { kind, namespace, name } = &subject.workload;
+    let related = match owner {
+        Some(owner) => reference(&owner.api_version, kind, namespace, name, &owner.uid),
+        None => policy_reference(&subject.policy, ""),
+    };
+    (pod, related)
+}
+
 fn policy_reference(key: &PolicyKey, uid: &str) -> ObjectReference {
     let (version, kind) = (OptimizationPolicy::api_version(&()), OptimizationPolicy::kind(&()));
     reference(&version, &kind, &key.namespace, &key.name, uid)
@@ -301,6 +343,49 @@ fn cut(note: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_event_is_about_the_pod_and_its_workload() {
+        let subject = Subject {
+            policy: PolicyKey { namespace: "shop".into(), name: "p".into() },
+            workload: WorkloadRef { kind: "Deployment".into(), namespace: "shop".into(), name: "web".into() },
+            pod: crate::index::PodKey { namespace: "shop".into(), name: "web-1-a".into() },
+            uid: "u".into(),
+            purpose: Purpose::Optimise,
+        };
+        let owner = OwnerObject { api_version: "apps/v1".into(), uid: "d".into() };
+        let plan = Plan { direction: optipod_common::decide::Direction::Decrease, changes: Vec::new() };
+        let about = |subject: &Subject| {
+            let notice = Notice::resizing(subject, &plan).of(Some(owner.clone()));
+            assert!(notice.note.ends_with("; policy shop/p"), "{}", notice.note);
+            let About::Pod(subject, owner) = notice.about else { panic!("it is about a pod") };
+            references(&subject, owner.as_ref())
+        };
+        let (pod, workload) = about(&subject);
+        assert_eq!(pod, reference("v1", "Pod", "shop", "web-1-a", "u"));
+        assert_eq!(workload, reference("apps/v1", "Deployment", "shop", "web", "d"));
+        let bare = WorkloadRef { kind: "Pod".into(), name: "web-1-a".into(), ..subject.workload.clone() };
+        let (_, policy) = about(&Subject { workload: bare, ..subject });
+        assert_eq!(policy.kind.as_deref(), Some("OptimizationPolicy"));
+    }
+
+    #[test]
+    fn a_recommendation_of_an_earlier_object_of_that_name_is_told_from_one_of_this() {
+        let workload =
+            WorkloadRef { kind: "Deployment".into(), namespace: "shop".into(), name: "web".into() };
+        let target = WorkloadTarget { kind: "Deployment".into(), name: "web".into() };
+        let owner = |uid: &str| OwnerObject { api_version: "apps/v1".into(), uid: uid.into() };
+        let mut stored = Recommendation::new("deployment-web", RecommendationSpec { workload: target });
+        let another =
+            |stored: &Recommendation, owner: Option<&OwnerObject>| is_about_another(stored, &workload, owner);
+        assert!(!another(&stored, Some(&owner("new"))), "it has no owner");
+        let somebody = WorkloadRef { kind: "Team".into(), ..workload.clone() };
+        let owners = [owner("old").reference(&workload), owner("team").reference(&somebody)];
+        stored.metadata.owner_references = Some(owners.to_vec());
+        assert!(another(&stored, Some(&owner("new"))));
+        assert!(!another(&stored, Some(&owner("old"))));
+        assert!(!another(&stored, None));
+    }
 
     #[test]
     fn long_notes_are_cut_at_a_character() {

@@ -19,7 +19,7 @@ use crate::admin::{Health, router};
 use crate::apply::{Accepted, Applier, Brake, Refusal};
 use crate::config::Config;
 use crate::engine::{Effect, Engine, Kept, Request, Settings};
-use crate::index::{CONFIG_MAP, Change, Configuration, Index};
+use crate::index::{CONFIG_MAP, Change, Configuration, Declared, Index};
 use crate::ingest::{Ingest, IngestService, now};
 use crate::lease::{Candidate, Leadership, elect};
 use crate::metrics::Metrics;
@@ -93,11 +93,7 @@ pub async fn run_with(
         metrics.clone(),
         clock.clone(),
     );
-    let settings = Settings {
-        namespace: config.namespace.clone(),
-        dry_run: config.dry_run,
-        frame_interval: config.frame_interval,
-    };
+    let settings = Settings { dry_run: config.dry_run, frame_interval: config.frame_interval };
     let index = Index::new(config.namespace.clone(), config.cluster_policy_namespaces.clone(), FIELD_MANAGER);
     let brake = Brake::default();
     let engine = EngineTask {
@@ -177,12 +173,17 @@ fn tell_configuration(before: &Configuration, after: &Configuration) {
 /// Time between two attempts to look through what earlier leaders left.
 const SWEEP_AGAIN: Duration = Duration::from_secs(30);
 
-/// Looks through them; sets `again` a while after a failure, since by then others are to be kept.
-async fn sweep(desk: Desk, kept: Box<Kept>, again: Arc<AtomicBool>) {
-    if let Err(error) = desk.sweep_recommendations(&kept).await {
-        warn!(%error, "recommendations of earlier leaders are looked through later");
-        tokio::time::sleep(SWEEP_AGAIN).await;
-        again.store(true, Ordering::Relaxed);
+/// Looks through them and passes on what they declare; sets `again` a while after a failure, since by then others are to
+/// be kept.
+async fn sweep(desk: Desk, kept: Box<Kept>, again: Arc<AtomicBool>, declared: mpsc::Sender<Vec<Declared>>) {
+    match desk.sweep_recommendations(&kept).await {
+        // the engine is gone when nobody listens
+        Ok(found) => drop(declared.send(found).await),
+        Err(error) => {
+            warn!(%error, "recommendations of earlier leaders are looked through later");
+            tokio::time::sleep(SWEEP_AGAIN).await;
+            again.store(true, Ordering::Relaxed);
+        }
     }
 }
 
@@ -207,7 +208,9 @@ impl EngineTask {
         mut stopped: watch::Receiver<bool>,
     ) {
         let (answers, mut answered) = mpsc::channel(EFFECTS);
-        let effects = self.spawn_effects(answers);
+        // once in a term
+        let (tells, mut told) = mpsc::channel(1);
+        let effects = self.spawn_effects(answers, tells);
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -225,6 +228,10 @@ impl EngineTask {
                     Vec::new()
                 }
                 Some((request, answer)) = answered.recv() => self.engine.on_answer(request, answer, self.clock.now()),
+                Some(declared) = told.recv() => {
+                    self.engine.on_declared(declared);
+                    Vec::new()
+                }
                 _ = ticks.tick() => {
                     self.lead();
                     self.health.turned();
@@ -255,6 +262,7 @@ impl EngineTask {
     fn spawn_effects(
         &self,
         answers: mpsc::Sender<(Request, Result<Accepted, Refusal>)>,
+        tells: mpsc::Sender<Vec<Declared>>,
     ) -> mpsc::Sender<Effect> {
         let (sender, mut effects) = mpsc::channel(EFFECTS);
         let (applier, desk, leadership) = (self.applier.clone(), self.desk.clone(), self.leadership.clone());
@@ -268,14 +276,14 @@ impl EngineTask {
                     Effect::WriteStatus { .. } | Effect::SweepRecommendations(_)
                         if !leadership.borrow().holds(Instant::now()) => {}
                     // the scribe lives as long as this task
-                    Effect::WriteRecommendation { workload, status } => {
-                        let _ = scribe.send((workload, Entry::Write(status)));
+                    Effect::WriteRecommendation { workload, owner, status } => {
+                        let _ = scribe.send((workload, Entry::Write(status, owner)));
                     }
                     Effect::DeleteRecommendation(workload) => {
                         let _ = scribe.send((workload, Entry::Delete));
                     }
                     Effect::SweepRecommendations(kept) => {
-                        tokio::spawn(sweep(desk.clone(), kept, unswept.clone()));
+                        tokio::spawn(sweep(desk.clone(), kept, unswept.clone(), tells.clone()));
                     }
                     Effect::WriteStatus { policy, status } => {
                         in_time("policy status", desk.write_status(&policy, &status)).await;

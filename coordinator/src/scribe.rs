@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 use tracing::warn;
 
 use crate::api::recommendation::RecommendationStatus;
+use crate::index::OwnerObject;
 use crate::lease::Leadership;
 use crate::report::Desk;
 
@@ -29,8 +30,8 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// What is to become of a workload's Recommendation.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Entry {
-    /// It says this.
-    Write(Box<RecommendationStatus>),
+    /// It says this, and goes with this object, when that is known.
+    Write(Box<RecommendationStatus>, Option<OwnerObject>),
     /// It goes away: its workload is gone.
     Delete,
 }
@@ -90,7 +91,7 @@ pub fn spawn(
 async fn write(desk: &Desk, workload: &WorkloadRef, entry: &Entry) -> bool {
     let write = async {
         match entry {
-            Entry::Write(status) => desk.write_recommendation(workload, status).await,
+            Entry::Write(status, owner) => desk.write_recommendation(workload, owner.as_ref(), status).await,
             Entry::Delete => desk.delete_recommendation(workload).await,
         }
     };
@@ -212,7 +213,7 @@ mod tests {
 
     fn says(message: &str) -> Entry {
         let message = message.to_owned();
-        Entry::Write(Box::new(RecommendationStatus { message, ..RecommendationStatus::default() }))
+        Entry::Write(Box::new(RecommendationStatus { message, ..RecommendationStatus::default() }), None)
     }
 
     #[test]

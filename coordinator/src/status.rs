@@ -1,6 +1,6 @@
 //! What is told about a policy: conditions, counts, one entry per workload. Pure but for the gauges of [`show`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff;
@@ -11,7 +11,7 @@ use optipod_common::progress::Progress;
 use optipod_common::quantity::{Bytes, MilliCpu};
 use optipod_common::recommend::ContainerRecommendation;
 use optipod_common::resources::{Resource, Resources};
-use optipod_common::savings::Prices;
+use optipod_common::savings::{Prices, Savings};
 use optipod_common::time::Timestamp;
 
 use crate::api::convert::NOTHING_SELECTED;
@@ -23,6 +23,9 @@ use crate::engine::{PodOutcome, WorkloadOutcome, pinned};
 use crate::index::{PolicyEntry, PolicyKey, Selection};
 use crate::metrics::Metrics;
 use crate::savings;
+
+/// A core costs about as much as 8 GiB on the large clouds: what a millicore weighs beside memory.
+const BYTES_PER_MILLICORE: u128 = (8 << 30) / 1000;
 
 /// What is wrong with a policy as a whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,7 +47,7 @@ pub fn build(
     (brake, now): (Option<&str>, Timestamp),
 ) -> OptimizationPolicyStatus {
     let kept = &before.workloads;
-    let mut workloads: Vec<WorkloadStatus> = outcomes
+    let workloads: Vec<WorkloadStatus> = outcomes
         .iter()
         .map(|outcome| {
             let old = kept.iter().find(|w| is_about(w, &outcome.workload));
@@ -52,7 +55,7 @@ pub fn build(
         })
         .collect();
     let summary = summary(&workloads, outcomes, before.summary.as_ref());
-    workloads.truncate(MAX_WORKLOADS);
+    let workloads = most_wasteful(workloads, outcomes, kept);
     OptimizationPolicyStatus {
         observed_generation: Some(entry.generation),
         strategy: strategy(entry, before),
@@ -60,6 +63,35 @@ pub fn build(
         summary: Some(summary),
         workloads,
     }
+}
+
+/// Those that there is room for: where most could be given back or is missing, in order of their names. Those that were
+/// shown need a tenth less, so that two that are close do not take turns.
+fn most_wasteful(
+    workloads: Vec<WorkloadStatus>,
+    outcomes: &[WorkloadOutcome],
+    shown: &[WorkloadStatus],
+) -> Vec<WorkloadStatus> {
+    if workloads.len() <= MAX_WORKLOADS {
+        return workloads;
+    }
+    let waste = |outcome: &WorkloadOutcome| {
+        let Savings { reclaimable, missing, .. } = savings::of([outcome]);
+        let total =
+            (reclaimable.cpu + missing.cpu) * BYTES_PER_MILLICORE + reclaimable.memory + missing.memory;
+        let known = shown.iter().any(|workload| is_about(workload, &outcome.workload));
+        if known { total * 11 / 10 } else { total }
+    };
+    let mut by_waste: Vec<(u128, usize)> =
+        outcomes.iter().map(waste).enumerate().map(|(at, waste)| (waste, at)).collect();
+    by_waste.sort_by_key(|(waste, at)| (std::cmp::Reverse(*waste), *at));
+    let most: BTreeSet<usize> = by_waste.into_iter().take(MAX_WORKLOADS).map(|(_, at)| at).collect();
+    workloads
+        .into_iter()
+        .enumerate()
+        .filter(|(at, _)| most.contains(at))
+        .map(|(_, workload)| workload)
+        .collect()
 }
 
 /// What is pinned; a policy that is invalid now keeps what it had.

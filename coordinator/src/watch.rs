@@ -4,16 +4,17 @@
 //! wait. Objects are trimmed to what the index reads before they wait there. No writes.
 
 use std::fmt::Debug;
+use std::time::Duration;
 
 use futures::{Stream, StreamExt as _};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
-use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Container, Namespace, Node, Pod, PodSpec, PodTemplateSpec, Volume,
+    ConfigMap, Container, EphemeralContainer, Namespace, Node, Pod, PodSpec, PodTemplateSpec, Volume,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::core::DeserializeGuard;
+use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
@@ -21,13 +22,19 @@ use tokio::sync::mpsc::Sender;
 use tokio::task::JoinSet;
 
 use crate::api::OptimizationPolicy;
-use crate::index::{ANNOTATION_PREFIX, CONFIG_MAP, Change, Delta, EVICTION, LANGUAGE_VARIABLES};
+use crate::index::{
+    ANNOTATION_PREFIX, CONFIG_MAP, Change, Delta, EVICTION, LANGUAGE_VARIABLES, Rollout, TRACKING,
+};
 
 /// Annotation that marks the mirror of a static pod.
 const MIRROR: &str = "kubernetes.io/config.mirror";
 
+/// How often the API server is asked whether it knows a kind that may not be installed: as soon as a new custom resource
+/// has its first pods, or so.
+const ASK_AGAIN: Duration = Duration::from_secs(60);
+
 /// Watches every kind that the index needs, until the receiver is dropped or the set is. Needs `list` and `watch` on
-/// pods, nodes, namespaces, the controllers of `apps` and `batch`, autoscalers and policies, and on its own `ConfigMap` in
+/// pods, nodes, namespaces, the controllers of `apps` and `batch`, Rollouts, autoscalers and policies, and on its own `ConfigMap` in
 /// `namespace`.
 pub fn spawn(client: &Client, namespace: &str, changes: &Sender<Change>) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
@@ -66,6 +73,8 @@ pub fn spawn(client: &Client, namespace: &str, changes: &Sender<Change>) -> Join
             trim_template(&mut spec.template);
         }
     });
+    watch.kind::<PartialObjectMeta<CronJob>>(Change::CronJobs, |o| trim_meta(&mut o.metadata));
+    watch.where_served::<PartialObjectMeta<Rollout>>(Change::Rollouts, |o| trim_meta(&mut o.metadata));
     watch.kind::<Node>(Change::Nodes, |o| {
         trim_meta(&mut o.metadata);
         if let Some(status) = o.status.as_mut() {
@@ -101,6 +110,31 @@ impl Watch<'_> {
         self.objects(&Api::all(self.client.clone()), &watcher::Config::default(), wrap, trim);
     }
 
+    /// A kind that may not be installed, or later: whether it is served is asked for again and again.
+    fn where_served<K>(&mut self, wrap: fn(Delta<K>) -> Change, trim: fn(&mut K))
+    where
+        K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+    {
+        let (client, changes) = (self.client.clone(), self.changes.clone());
+        let api = Api::<K>::all(client.clone());
+        self.tasks.spawn(async move {
+            while !changes.is_closed() {
+                if is_served::<K>(&client).await {
+                    tracing::info!(kind = %K::kind(&()), "the kind is served: it is watched");
+                    let events = watcher(api.clone(), watcher::Config::default()).default_backoff();
+                    tokio::select! {
+                        () = follow(events.modify(trim), &changes, wrap) => {}
+                        () = until_not_served::<K>(&client) => {}
+                    }
+                }
+                tokio::select! {
+                    () = tokio::time::sleep(ASK_AGAIN) => {}
+                    () = changes.closed() => return,
+                }
+            }
+        });
+    }
+
     fn objects<K>(
         &mut self,
         api: &Api<K>,
@@ -120,6 +154,26 @@ impl Watch<'_> {
                 }
             }
         });
+    }
+}
+
+/// The API server knows the kind. Every authenticated client may ask that (`system:discovery`). An API server that does
+/// not answer may know it: the watch itself tries again then.
+async fn is_served<K: Resource<DynamicType = ()>>(client: &Client) -> bool {
+    match client.list_api_group_resources(&K::api_version(&())).await {
+        Ok(list) => list.resources.iter().any(|resource| resource.kind == K::kind(&())),
+        Err(kube::Error::Api(status)) if status.code == 404 => false,
+        Err(_) => true,
+    }
+}
+
+/// Returns when the kind was removed: its watch would fail for ever.
+async fn until_not_served<K: Resource<DynamicType = ()>>(client: &Client) {
+    loop {
+        tokio::time::sleep(ASK_AGAIN).await;
+        if !is_served::<K>(client).await {
+            return;
+        }
     }
 }
 
@@ -194,7 +248,7 @@ fn trim_pod(pod: &mut Pod) {
     }
     if let Some(annotations) = pod.metadata.annotations.as_mut() {
         annotations.retain(|key, _| {
-            let known = key == MIRROR || EVICTION.iter().any(|(name, _)| name == key);
+            let known = key == MIRROR || key == TRACKING || EVICTION.iter().any(|(name, _)| name == key);
             known || key.starts_with(ANNOTATION_PREFIX)
         });
     }
@@ -205,6 +259,10 @@ fn trim_pod(pod: &mut Pod) {
         *spec = PodSpec {
             containers: trim(full.containers),
             init_containers: full.init_containers.map(trim),
+            ephemeral_containers: full.ephemeral_containers.map(|list| {
+                let named = |c: EphemeralContainer| EphemeralContainer { name: c.name, ..Default::default() };
+                list.into_iter().map(named).collect()
+            }),
             node_name: full.node_name,
             os: full.os,
             priority: full.priority,
@@ -256,13 +314,14 @@ mod tests {
     fn a_trimmed_pod_tells_the_same_facts() {
         let pod: Pod = serde_json::from_value(json!({
             "metadata": {"name": "p", "namespace": "a", "uid": "u", "resourceVersion": "1", "generation": 2,
-                "labels": {"x": "y"}, "annotations": {MIRROR: "m", "big": "x"}, "finalizers": ["f"],
+                "labels": {"x": "y"}, "annotations": {MIRROR: "m", TRACKING: "app:/Pod:a/p", "big": "x"}, "finalizers": ["f"],
                 "managedFields": [
                     {"manager": "us", "subresource": "resize", "time": "2026-01-01T00:00:00Z", "fieldsV1": {"f:spec": {}}},
                     {"manager": "kubelet", "subresource": "status", "time": "2026-01-01T00:00:00Z"},
                     {"manager": "them", "subresource": "resize", "time": "2026-01-01T00:00:00Z"}]},
             "spec": {"nodeName": "n", "priority": 5, "os": {"name": "windows"}, "resources": {}, "volumes": [{"name": "v"}],
                 "initContainers": [{"name": "s", "restartPolicy": "Always"}, {"name": "i"}],
+                "ephemeralContainers": [{"name": "debug", "image": "x"}],
                 "containers": [{"name": "c", "image": "x", "resources": {"limits": {"cpu": "1"}},
                     "resizePolicy": [{"resourceName": "cpu", "restartPolicy": "RestartContainer"}],
                     "env": [{"name": "A", "value": "b"},

@@ -19,7 +19,8 @@ use optipod_common::ident::WorkloadRef;
 use optipod_coordinator::api::v1alpha1::WorkloadPhase;
 use optipod_coordinator::apply::Refusal;
 use optipod_coordinator::engine::{Purpose, Request};
-use optipod_coordinator::index::Change;
+use optipod_coordinator::index::{Change, Delta};
+use optipod_coordinator::report::About;
 use serde_json::{Value, json};
 
 use support::{OWN_NAMESPACE, applied};
@@ -85,6 +86,10 @@ fn over_asking_deployment_gets_exactly_one_request_with_the_expected_plan() {
     assert_eq!(request.action.plan.direction, Direction::Decrease);
     assert_eq!(request.subject.purpose, Purpose::Optimise);
     assert_eq!(world.told(), ["Resizing", "Resized"]);
+    for (_, notice) in &world.notices {
+        let About::Pod(_, Some(owner)) = &notice.about else { panic!("{notice:?}") };
+        assert_eq!((owner.api_version.as_str(), owner.uid.as_str()), ("apps/v1", "d-web"));
+    }
     assert_eq!(world.metrics.resizes.with_label_values(&["Done"]).get(), 1);
     let workload = world.workload("default", "p");
     assert_eq!(workload.status, WorkloadPhase::Applied);
@@ -355,6 +360,142 @@ fn what_waits_for_a_moment_does_not_wait_for_the_interval() {
     world.change(&late, |pod| pod["status"]["phase"] = "Running".into());
     world.run(seconds(10));
     assert_eq!(world.plans(), [GROWN]);
+}
+
+#[test]
+fn each_container_is_named_with_what_is_done_with_it() {
+    let mut world = World::new();
+    let pod = world.deployment("default", "web", &too_much(), LITTLE);
+    world.change(&pod, |json| {
+        json["spec"]["initContainers"] = json!([{"name": "migrate", "resources": too_much()}]);
+        json["spec"]["ephemeralContainers"] = json!([{"name": "debug"}]);
+        let proxy = json!({"name": "proxy", "resources": too_much()});
+        json["spec"]["containers"].as_array_mut().unwrap().extend([proxy, json!({"name": "unseen"})]);
+    });
+    world.policy("default", "p", &json!({"mode": "Recommend", "selector": {"excludeContainers": ["proxy"]}}));
+    world.run(seconds(120));
+    let status = world.recommendations.values().next().unwrap();
+    let named: Vec<_> = status.containers.iter().map(|c| (c.name.as_str(), c.reason.as_str())).collect();
+    let expected = [
+        ("app", ""),
+        ("proxy", "Excluded"),
+        ("unseen", "NoData"),
+        ("migrate", "InitContainer"),
+        ("debug", "EphemeralContainer"),
+    ];
+    assert_eq!(named, expected);
+    let others = status.containers.iter().skip(1);
+    assert!(others.clone().all(|c| c.recommended.is_none() && !c.explanation.is_empty()));
+}
+
+#[test]
+fn status_names_the_hundred_workloads_with_most_to_give_back_or_missing() {
+    let mut world = World::new();
+    let right = resources(("24m", "20Mi"), ("1", "1Gi"));
+    let busy = Demand { millicores: 20, memory: 16 * MEBIBYTE };
+    for number in 0..100 {
+        world.deployment("default", &format!("a{number}"), &right, busy);
+    }
+    world.deployment("default", "z", &too_much(), LITTLE);
+    world.policy("default", "p", &json!({"mode": "Recommend", "reconciliationInterval": "20s"}));
+    world.run(seconds(60));
+    let status = world.status("default", "p");
+    assert_eq!(status.workloads.len(), 100);
+    assert_eq!(status.workloads.last().map(|workload| workload.name.as_str()), Some("z"));
+    assert_eq!(status.summary.as_ref().unwrap().matched, 101);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// What does not wait for the interval
+
+/// A policy that is evaluated when it is new, and then by events only.
+fn by_events(fields: &Value) -> Value {
+    let mut policy = json!({"reconciliationInterval": "1h", "metricsConfig": {"minimumCoverage": 0.0}});
+    for (key, value) in fields.as_object().unwrap() {
+        policy[key] = value.clone();
+    }
+    policy
+}
+
+#[test]
+fn use_above_the_size_is_followed_within_a_frame_and_a_moment() {
+    for strategy in ["Adaptive", "Percentile", "Threshold"] {
+        let mut world = World::new();
+        let resources = resources(("100m", "64Mi"), ("2", "1Gi"));
+        let pod =
+            world.deployment("default", "web", &resources, Demand { millicores: 60, memory: 40 * MEBIBYTE });
+        let other = Demand { millicores: 60, memory: 40 * MEBIBYTE };
+        world.deployment("default", "other", &resources, other);
+        world.run(seconds(120));
+        let cooldown = json!({"cooldown": "1h"});
+        world.policy(
+            "default",
+            "p",
+            &by_events(&json!({"strategy": {"type": strategy}, "updateStrategy": cooldown})),
+        );
+        world.run(seconds(120));
+        world.requests.clear();
+        let quiet = world.metrics.event_evaluations.get();
+        world.run(seconds(120));
+        assert_eq!(world.metrics.event_evaluations.get(), quiet, "{strategy}: the same use is no event");
+        let began = world.elapsed();
+        world.demand(&pod, Demand { millicores: 1000, memory: 200 * MEBIBYTE });
+        world.run(seconds(40));
+        let mut raises = world.requests.iter().filter(|(_, r)| r.action.plan.to_string().contains("memory"));
+        let (at, raise) = raises.next().unwrap_or_else(|| panic!("{strategy}: {:?}", world.optimising()));
+        assert_eq!(raise.action.plan.direction, Direction::Increase, "{strategy}: {}", raise.action.plan);
+        // a frame is 15 s long, and two of one workload are decided on in 5 s
+        assert!((*at - began).as_secs() <= 25, "{strategy}: {:?}", world.optimising());
+        let concerned = world.requests.iter().all(|(_, r)| r.subject.workload.name == "web");
+        assert!(concerned, "{strategy}: {:?}", world.plans());
+        // less use again: no event, and the cooldown holds
+        let raises = world.requests.len();
+        world.demand(&pod, Demand { millicores: 10, memory: 20 * MEBIBYTE });
+        world.run(seconds(300));
+        let decreases = world.requests[raises..].iter().map(|(_, r)| r.action.plan.direction);
+        assert!(decreases.clone().all(|direction| direction == Direction::Increase), "{strategy}");
+    }
+}
+
+#[test]
+fn new_replica_of_a_known_workload_gets_its_size_at_once() {
+    let mut world = World::new();
+    world.deployment("default", "web", &too_much(), LITTLE);
+    world.run(seconds(120));
+    world.policy("default", "p", &by_events(&json!({})));
+    world.run(seconds(60));
+    assert_eq!(world.plans(), [SHRUNK]);
+    world.pod_of("default", "web", &too_much(), LITTLE);
+    world.run(seconds(10));
+    assert_eq!(world.plans(), [SHRUNK, SHRUNK]);
+}
+
+#[test]
+fn second_run_of_a_cron_job_is_decided_with_what_the_first_used() {
+    let mut world = World::new();
+    let little = resources(("24m", "20Mi"), ("1", "1Gi"));
+    let demand = Demand { millicores: 20, memory: 100 * MEBIBYTE };
+    let first = world.run_of("default", "nightly", &little, demand);
+    world.policy("default", "p", &json!({"metricsConfig": {"rollingWindow": "1h"}}));
+    world.run(seconds(60));
+    assert_eq!(world.plans(), [GROWN]);
+    world.delete(&first);
+    world.run(seconds(600));
+    let kept: Vec<_> =
+        world.recommendations.iter().map(|(w, s)| (w.kind.as_str(), s.containers.len())).collect();
+    assert_eq!(kept, [("CronJob", 1)], "between two runs");
+    // nothing was measured of the second run when it is raised
+    world.run_of("default", "nightly", &little, demand);
+    world.run(seconds(7));
+    assert_eq!(world.plans(), [GROWN, GROWN]);
+    let cron_job = json!({"metadata": {"namespace": "default", "name": "nightly", "uid": "c-nightly"}});
+    let pods: Vec<String> = world.pods.keys().cloned().collect();
+    for pod in pods {
+        world.delete(&pod);
+    }
+    world.put(Change::CronJobs(Delta::Delete(Box::new(support::object(&cron_job)))));
+    world.run(seconds(60));
+    assert!(world.recommendations.is_empty(), "the CronJob is gone");
 }
 
 #[test]

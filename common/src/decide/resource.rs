@@ -3,7 +3,7 @@
 use super::circumstances::{Circumstances, Followed};
 use super::plan::one_step;
 use super::reason::{Hold, Reason};
-use crate::policy::{Guaranteed, Hpa, MemoryDecrease, Policy, Replacement};
+use crate::policy::{Guaranteed, Hpa, MemoryDecrease, Policy, Replacement, Strategy};
 use crate::quantity::{Bytes, MilliCpu};
 use crate::recommend::{CPU_LIMIT_GRAIN, ContainerRecommendation, EvidenceSummary, Sizing, StepKind, amount};
 use crate::resources::{Amounts, ContainerFacts, PodFacts, QosClass, Resource, Resources};
@@ -241,14 +241,16 @@ impl Subject<'_> {
             return Ok(self.with_limit(kept.min(upper).max(lower), limit));
         }
         let (declared, declared_limit) = self.of(&self.container.declared);
-        match declared {
+        let stands = match declared {
             // held at a shrunk size, the autoscaler would scale out for ever
-            Some(declared) if declared != current => Ok((declared, declared_limit)),
-            _ => Err(self.hold(
-                Reason::HpaControlsResource,
-                "a HorizontalPodAutoscaler computes utilisation from this request, which is as declared",
-            )),
-        }
+            Some(declared) if declared != current => return Ok((declared, declared_limit)),
+            Some(_) => "is as declared",
+            None if self.container.declaration_unknown => "stays: what was declared is not known",
+            None => "stays: the owner declares none",
+        };
+        let message =
+            format!("a HorizontalPodAutoscaler computes utilisation from this request, which {stands}");
+        Err(self.hold(Reason::HpaControlsResource, message))
     }
 
     /// Another request than the recommended one, with the limit that the policy's rule gives it.
@@ -278,23 +280,41 @@ impl Subject<'_> {
         (request.min(ceiling), limit)
     }
 
-    /// Nothing is written for a change below `minChange` of both request and limit, or for one that the kernel and the
-    /// scheduler do not see.
+    /// Nothing is written for a change below `minChange` of both request and limit, unless use is above the request, or
+    /// for one that the kernel and the scheduler do not see.
     fn worth_it(&self, wanted: Wanted) -> Result<(), Hold> {
-        let least = u128::from(self.policy.update.min_change.thousandths());
+        let least_share = self.policy.min_change();
+        let least = u128::from(least_share.thousandths());
         let large = |(from, to): (u64, u64)| {
             from != to && u128::from(from.abs_diff(to)) * 1000 >= u128::from(from) * least
         };
         let (from, to) = wanted.request;
         let limit = wanted.limit.is_some_and(large);
-        if !large(wanted.request) && !limit {
+        let needed = to > from && self.exceeds(from);
+        if !large(wanted.request) && !limit && !needed {
             let (from, to) = (self.show(from), self.show(to));
-            let message = format!("{from} > {to} is below minChange {}", self.policy.update.min_change);
+            let message = format!("{from} > {to} is below minChange {least_share}");
             return Err(self.hold(Reason::ChangeTooSmall, message));
         }
         let small = self.resource == Resource::Cpu && !limit && from.abs_diff(to) < WEIGHT_STEP && to < from;
         let message = format!("{} > {} frees less than {WEIGHT_STEP}m", self.show(from), self.show(to));
         self.refuse(small, Reason::BelowWeightStep, message)
+    }
+
+    /// Use is above a request. Of CPU that is what the strategy looks at: the highest second for Adaptive, the value before
+    /// margins for the others, for which some seconds are always above it. Memory above its request is evicted first.
+    fn exceeds(&self, request: u64) -> bool {
+        let evidence = &self.size.evidence;
+        let sizing = self.sizing();
+        let before_margins = [StepKind::Percentile, StepKind::Use, StepKind::Probe, StepKind::OomFloor];
+        let peak = match self.resource {
+            Resource::Cpu => evidence.cpu_recent_peak.0,
+            Resource::Memory => evidence.memory_recent_use.0,
+        };
+        let looks_at_peaks =
+            self.resource == Resource::Memory || matches!(self.policy.strategy, Strategy::Adaptive(_));
+        (looks_at_peaks && peak > request)
+            || sizing.steps.iter().any(|step| before_margins.contains(&step.kind) && step.value > request)
     }
 
     /// What is wanted of a decrease: all of it, or the end of a start-up boost.
@@ -356,7 +376,12 @@ impl Subject<'_> {
         let evidence = &self.size.evidence;
         let EvidenceSummary { window, covered, .. } = evidence;
         self.refuse(evidence.starting, Reason::StartingUp, "start-up needs more than runtime")?;
-        let message = "a running Job is only raised: the next run starts at the new size";
+        let message = if self.at.replacement_known {
+            "a running Job is only raised: the next run starts at the new size"
+        } else {
+            "a running Job is only raised: the next run starts at the size of its template and is decided with what \
+             this one used"
+        };
         self.refuse(self.pod.job, Reason::JobRunning, message)?;
         let message = "no usage was seen in the last 5 minutes";
         self.refuse(!evidence.fresh, Reason::InsufficientCoverage, message)?;

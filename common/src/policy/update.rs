@@ -115,8 +115,9 @@ pub struct UpdateStrategy {
     pub memory_decrease: MemoryDecrease,
     /// Time after our last resize of a pod before a decrease.
     pub cooldown: Duration,
-    /// Changes below this share of the current value are not made.
-    pub min_change: Share,
+    /// Changes below this share of the current value are not made; `None` = what is right for the strategy, see
+    /// [`super::Policy::min_change`].
+    pub min_change: Option<Share>,
     /// Largest change at once.
     pub max_step: MaxStep,
     /// A resize that is Deferred for longer is taken back.
@@ -143,7 +144,7 @@ impl Default for UpdateStrategy {
             memory_limit: LimitRule::Ratio,
             memory_decrease: MemoryDecrease::Guarded,
             cooldown: Duration::from_secs(600),
-            min_change: Share(100),
+            min_change: None,
             max_step: MaxStep::default(),
             deferred_deadline: Duration::from_secs(300),
             max_concurrent_resizes: 10,

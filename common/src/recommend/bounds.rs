@@ -36,8 +36,10 @@ impl Fence {
             Resource::Cpu => bounds.cpu_relative,
             Resource::Memory => bounds.memory_relative,
         };
-        if series.declared.0.is_none() && (relative.min.is_some() || relative.max.is_some()) {
-            let message = "relative bounds need what the owner declares, which is not known";
+        let unknown = series.asked.container.declaration_unknown;
+        if unknown && (relative.min.is_some() || relative.max.is_some()) {
+            let message =
+                "relative bounds need what is declared, and the pod was resized before it was first seen";
             return Err((Reason::NotDeclared, message.to_owned()));
         }
         let (min, max) = match enforced_by {

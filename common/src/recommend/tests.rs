@@ -172,14 +172,23 @@ fn relative_bounds_anchor_at_what_is_declared() {
 }
 
 #[test]
-fn relative_bounds_without_a_declared_request_hold() {
+fn relative_bounds_are_none_without_a_declared_request_and_hold_where_it_is_not_known() {
     let bounds = ResourceBounds {
         cpu_relative: Range { min: "-20%".parse().ok(), max: None },
         ..ResourceBounds::default()
     };
     let policy = Policy { bounds, ..Policy::default() };
     let shrunk = resources((800, 512), (0, 0));
-    let r = size(&policy, &evidence(&[10], &[50]), Resources::default(), shrunk);
+    let used = evidence(&[10], &[50]);
+    let r = size(&policy, &used, Resources::default(), shrunk);
+    assert_eq!((r.cpu.hold, r.cpu.request), (None, Some(12)));
+    let container = ContainerFacts {
+        name: "c".into(),
+        desired: shrunk,
+        declaration_unknown: true,
+        ..ContainerFacts::default()
+    };
+    let r = recommend(&policy, asked(&container, &used));
     assert_eq!(r.cpu.hold.map(|h| h.reason), Some(Reason::NotDeclared));
     assert!(r.memory.request.is_some());
 }

@@ -53,7 +53,7 @@ impl Default for UpdateStrategy {
             limits: Limits::default(),
             memory_decrease: MemoryDecrease::default(),
             cooldown: "10m".to_owned(),
-            min_change: "10%".to_owned(),
+            min_change: None,
             max_step: None,
             deferred_deadline: "5m".to_owned(),
             max_concurrent_resizes: 10,

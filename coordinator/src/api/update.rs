@@ -30,10 +30,12 @@ pub struct UpdateStrategy {
     #[schemars(length(max = 20))]
     #[schemars(extend("x-kubernetes-validations" = [cel::duration("0s", "10m")]))]
     pub cooldown: String,
-    /// Changes below this share of the current value are not made. 0% to 100%. Default: `10%`.
+    /// Changes below this share of the current value are not made, except a raise because use is above the size. 0% to
+    /// 100%. Default: `10%`; none for `Adaptive`, which keeps a size within bands of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 8))]
     #[schemars(extend("x-kubernetes-validations" = [cel::percentage("10%")]))]
-    pub min_change: String,
+    pub min_change: Option<String>,
     /// Largest change at once; a larger one is made in several steps. Default: no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_step: Option<MaxStep>,

@@ -1,6 +1,6 @@
 //! Evaluates the policies that are due: evidence, sizes, decisions, requests, status.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use optipod_common::decide::{
@@ -13,12 +13,15 @@ use optipod_common::recommend::ContainerRecommendation;
 use optipod_common::resources::{PodFacts, Resource};
 use optipod_common::time::Timestamp;
 
+use super::lent::{self, Lent};
 use super::resizes::{Purpose, Subject};
 use super::sizes::{SizedPod, Sizer};
-use super::{Effect, Engine, Kept, PolicyState, Request, lent, version};
+use super::{Effect, Engine, Kept, PolicyState, Request, version};
 use crate::api::convert::Selector;
 use crate::apply::Action;
-use crate::index::{Held, HeldBy, NodeLoad, PodKey, PolicyEntry, PolicyKey, SelectedWorkload, Selection};
+use crate::index::{
+    Held, HeldBy, Index, NodeLoad, PodKey, PolicyEntry, PolicyKey, SelectedWorkload, Selection,
+};
 use crate::recommendations;
 use crate::report::Notice;
 use crate::status;
@@ -45,6 +48,8 @@ pub struct PodOutcome {
     pub progress: Option<Progress>,
     /// The failure that is backed off from.
     pub backoff: Option<Backoff>,
+    /// Containers that the policy leaves alone.
+    pub excluded: Vec<String>,
 }
 
 /// What was written is seen through the watch after at most this time, unless the write failed.
@@ -85,6 +90,19 @@ impl Engine {
             .map(|entry| entry.key.clone())
             .collect();
         let deleted = self.forget_deleted();
+        self.evaluate_whole(&due, deleted, starting, now, effects);
+        self.evaluate_events(starting, now, effects);
+    }
+
+    /// Whole policies, each with its status.
+    fn evaluate_whole(
+        &mut self,
+        due: &[PolicyKey],
+        deleted: Vec<WorkloadRef>,
+        starting: bool,
+        now: Timestamp,
+        effects: &mut Vec<Effect>,
+    ) {
         if due.is_empty() && deleted.is_empty() && self.swept {
             return;
         }
@@ -100,15 +118,74 @@ impl Engine {
         drop(peaks);
         let debts = lent::debts(self.index.nodes(), &loads);
         self.metrics.show_debts(&debts);
+        self.lent = Lent::new(debts.clone(), &loads);
         for key in due {
             let started = Instant::now();
-            effects.extend(self.evaluate(&key, (&selection, &mut loads, &debts), starting, now));
+            effects.extend(self.evaluate(key, (&selection, &mut loads, &debts), starting, now));
             let name = key.to_string();
             self.metrics
                 .reconciliation_seconds
                 .with_label_values(&[name.as_str()])
                 .observe(started.elapsed().as_secs_f64());
         }
+    }
+
+    /// Workloads that something happened to, and nothing else. The policy's status follows with the policy's own
+    /// evaluation: at the end of a resize, else at its time.
+    fn evaluate_events(&mut self, starting: bool, now: Timestamp, effects: &mut Vec<Effect>) {
+        let due = self.events.take_due(now);
+        if due.is_empty() {
+            return;
+        }
+        let selection = self.index.select_some(&due);
+        for workload in due.iter().filter(|workload| !is_selected(&selection, workload)) {
+            self.events.forget(workload);
+        }
+        let pods = selection.by_policy.values().flatten().flat_map(|workload| &workload.pods);
+        let mut loads = self.index.node_loads_of(pods);
+        let debts = self.lent.complete(&mut loads);
+        for (key, workloads) in &selection.by_policy {
+            let Some(entry) = self.index.policy(key).filter(|_| self.policies.contains_key(key)).cloned()
+            else {
+                continue;
+            };
+            let Ok((policy, selector)) = &entry.parsed else { continue };
+            let standing = (&mut loads, &debts);
+            let outcomes =
+                self.evaluate_workloads(&entry, (policy, selector), workloads, standing, (starting, now));
+            for outcome in &outcomes {
+                self.metrics.event_evaluations.inc();
+                effects.extend(self.requests(key, outcome, (policy.mode, policy.dry_run), now));
+                self.events.evaluated(policy, outcome, false, now);
+                if outcome.pods.iter().any(waits_for_a_moment) {
+                    self.events.put(&outcome.workload);
+                }
+                let Some(state) = self.policies.get_mut(key) else { continue };
+                effects.extend(tell_of((&entry, policy, &self.index), state, outcome, now));
+            }
+        }
+    }
+
+    /// What is found and decided for workloads of one policy.
+    fn evaluate_workloads(
+        &mut self,
+        entry: &PolicyEntry,
+        (policy, selector): (&Policy, &Selector),
+        workloads: &[SelectedWorkload],
+        (loads, debts): (&mut HashMap<String, NodeLoad>, &BTreeMap<String, RestartDebt>),
+        (starting, now): (bool, Timestamp),
+    ) -> Vec<WorkloadOutcome> {
+        let key = &entry.key;
+        let limit = usize::try_from(policy.update.max_concurrent_resizes).unwrap_or(usize::MAX);
+        let free = limit.saturating_sub(self.resizes.in_flight_of(key));
+        let said = self.policies.get(key).and_then(|state| state.written.as_ref());
+        let shadow = version::shadow(policy, said.map_or(&entry.status, |(status, _)| status));
+        let mut turn = Turn { free, loads, debts, starting, shadow, now };
+        for workload in workloads {
+            self.usage.set_startup(&workload.workload, policy.startup.until);
+        }
+        let evaluate = |workload| self.evaluate_workload(key, (policy, selector), workload, &mut turn);
+        workloads.iter().map(evaluate).collect()
     }
 
     /// Forgets policies that were deleted; returns the workloads that they were in charge of.
@@ -129,10 +206,13 @@ impl Engine {
     /// Which recommendations of earlier leaders stay.
     fn kept(&self, selection: &Selection) -> Kept {
         let selected = selection.by_policy.values().flatten().map(|selected| selected.workload.clone());
+        let selected = selected.filter(|workload| !self.index.is_protected(&workload.namespace));
         // a policy that cannot be read now selects nothing, and what it said before is not wrong
         let silent = |entry: &&PolicyEntry| entry.parsed.is_err() || entry.refused_scope.is_some();
         Kept {
             workloads: selected.collect(),
+            resting: self.index.resting().collect(),
+            known: self.index.policies().map(|entry| entry.key.clone()).collect(),
             policies: self.index.policies().filter(silent).map(|entry| entry.key.clone()).collect(),
         }
     }
@@ -155,20 +235,12 @@ impl Engine {
         let outcomes = match &entry.parsed {
             Ok((policy, selector)) if entry.refused_scope.is_none() => {
                 let workloads = selection.by_policy.get(key).map_or(&[][..], Vec::as_slice);
-                let limit = usize::try_from(policy.update.max_concurrent_resizes).unwrap_or(usize::MAX);
-                let free = limit.saturating_sub(self.resizes.in_flight_of(key));
-                let said = self.policies.get(key).and_then(|state| state.written.as_ref());
-                let shadow = version::shadow(policy, said.map_or(&entry.status, |(status, _)| status));
-                let mut turn = Turn { free, loads, debts, starting, shadow, now };
-                for workload in workloads {
-                    self.usage.set_startup(&workload.workload, policy.startup.until);
-                }
-                let outcomes: Vec<_> = workloads
-                    .iter()
-                    .map(|workload| self.evaluate_workload(key, (policy, selector), workload, &mut turn))
-                    .collect();
+                let about = (policy, selector);
+                let outcomes =
+                    self.evaluate_workloads(&entry, about, workloads, (loads, debts), (starting, now));
                 for outcome in &outcomes {
                     effects.extend(self.requests(key, outcome, (policy.mode, policy.dry_run), now));
+                    self.events.evaluated(policy, outcome, true, now);
                 }
                 outcomes
             }
@@ -187,7 +259,7 @@ impl Engine {
         state.generation = Some(entry.generation);
         effects.extend(report(&entry, state, selection, &outcomes, (brake.as_deref(), now)));
         if let Ok((policy, _)) = &entry.parsed {
-            effects.extend(tell(&entry, policy, state, (&outcomes, selection), now));
+            effects.extend(tell((&entry, policy, &self.index), state, (&outcomes, selection), now));
         }
         status::show(&self.metrics, key, &outcomes, self.prices);
         effects
@@ -223,8 +295,10 @@ impl Engine {
                 // less what was decided for the pods before this one
                 node.free = turn.loads.get(&node.name).and_then(|load| load.free(node.allocatable));
             }
+            let excluded = facts.containers.iter().map(|container| &container.name);
+            let excluded = excluded.filter(|name| selector.excludes(name)).cloned().collect();
             let circumstances = Circumstances {
-                protected_namespace: self.protected(&facts.namespace),
+                protected_namespace: self.index.is_protected(&facts.namespace),
                 in_flight: self.resizes.in_flight(&facts.uid),
                 slot_free: turn.free > 0,
                 backoff: self.resizes.backoff(&facts.uid).cloned(),
@@ -249,16 +323,12 @@ impl Engine {
             }
             let progress = self.resizes.state(&facts.uid).cloned();
             let backoff = circumstances.backoff.filter(|backoff| backoff.until > now);
-            pods.push(PodOutcome { facts, sizes, decision, progress, backoff });
+            pods.push(PodOutcome { facts, sizes, decision, progress, backoff, excluded });
         }
         let name = key.to_string();
         let computed: usize = pods.first().map_or(0, |pod| pod.sizes.len());
         self.metrics.recommendations.with_label_values(&[name.as_str()]).inc_by(computed as u64);
         WorkloadOutcome { workload: workload.workload.clone(), pods }
-    }
-
-    fn protected(&self, namespace: &str) -> bool {
-        namespace == "kube-system" || namespace == self.settings.namespace
     }
 
     fn requests(
@@ -312,7 +382,7 @@ fn canary(
     now: Timestamp,
 ) -> Option<CanaryProgress> {
     let canary = policy.update.canary?;
-    let least = u64::from(policy.update.min_change.thousandths());
+    let least = u64::from(policy.min_change().thousandths());
     let near = |from: Option<u64>, to: Option<u64>| match (from, to) {
         (Some(from), Some(to)) => from.abs_diff(to).saturating_mul(1000) < from.saturating_mul(least.max(1)),
         _ => true,
@@ -415,32 +485,50 @@ fn is_selected(selection: &Selection, workload: &WorkloadRef) -> bool {
 
 /// Recommendations that say something new, and those whose workload is gone.
 fn tell(
-    entry: &PolicyEntry,
-    policy: &Policy,
+    (entry, policy, index): (&PolicyEntry, &Policy, &Index),
     state: &mut PolicyState,
     (outcomes, selection): (&[WorkloadOutcome], &Selection),
     now: Timestamp,
 ) -> Vec<Effect> {
-    let mut effects = Vec::new();
-    let mut gone = std::mem::take(&mut state.recommendations);
-    for outcome in outcomes {
-        let before = gone.remove(&outcome.workload);
-        let applied = state.last_applied.get(&outcome.workload).copied();
-        let about = (&entry.key, entry.generation, policy);
-        let status = recommendations::build(about, outcome, applied, before.as_ref(), now);
-        let news = before.as_ref().is_none_or(|before| recommendations::differs(before, &status));
-        // what was not written is compared again next time
-        let known = if news { status.clone() } else { before.unwrap_or_default() };
-        state.recommendations.insert(outcome.workload.clone(), known);
-        if news {
-            let workload = outcome.workload.clone();
-            effects.push(Effect::WriteRecommendation { workload, status: Box::new(status) });
+    let mut effects: Vec<Effect> =
+        outcomes.iter().filter_map(|outcome| tell_of((entry, policy, index), state, outcome, now)).collect();
+    let about: BTreeSet<&WorkloadRef> = outcomes.iter().map(|outcome| &outcome.workload).collect();
+    state.recommendations.retain(|workload, _| {
+        if about.contains(workload) || index.rests(workload) {
+            return true;
         }
-    }
-    // what another policy is in charge of now has its object from that one
-    let gone = gone.into_keys().filter(|workload| !is_selected(selection, workload));
-    effects.extend(gone.map(Effect::DeleteRecommendation));
+        // what another policy is in charge of now has its object from that one
+        if !is_selected(selection, workload) {
+            effects.push(Effect::DeleteRecommendation(workload.clone()));
+        }
+        false
+    });
     effects
+}
+
+/// The Recommendation of one workload, when it says something new.
+fn tell_of(
+    (entry, policy, index): (&PolicyEntry, &Policy, &Index),
+    state: &mut PolicyState,
+    outcome: &WorkloadOutcome,
+    now: Timestamp,
+) -> Option<Effect> {
+    let workload = outcome.workload.clone();
+    if index.is_protected(&workload.namespace) {
+        return None;
+    }
+    let before = state.recommendations.remove(&workload);
+    let applied = state.last_applied.get(&workload).copied();
+    let about = (&entry.key, entry.generation, policy);
+    let status = recommendations::build(about, outcome, applied, before.as_ref(), now);
+    let news = before.as_ref().is_none_or(|before| recommendations::differs(before, &status));
+    // what was not written is compared again next time
+    let known = if news { status.clone() } else { before.unwrap_or_default() };
+    state.recommendations.insert(workload.clone(), known);
+    news.then(|| {
+        let owner = index.owner_of(&workload);
+        Effect::WriteRecommendation { workload, owner, status: Box::new(status) }
+    })
 }
 
 impl PodOutcome {

@@ -45,6 +45,29 @@ impl Shrunk {
     }
 }
 
+/// What the last evaluation of whole policies found, for those of single workloads in between: at most an interval old.
+#[derive(Debug, Default)]
+pub struct Lent {
+    debts: BTreeMap<String, RestartDebt>,
+    /// Sum of the highest working sets of each node's pods.
+    peaks: HashMap<String, Bytes>,
+}
+
+impl Lent {
+    /// What was found.
+    pub fn new(debts: BTreeMap<String, RestartDebt>, loads: &HashMap<String, NodeLoad>) -> Self {
+        Self { debts, peaks: loads.iter().map(|(node, load)| (node.clone(), load.peaks)).collect() }
+    }
+
+    /// Adds the peaks to loads without them; returns the debts.
+    pub fn complete(&self, loads: &mut HashMap<String, NodeLoad>) -> BTreeMap<String, RestartDebt> {
+        for (node, load) in loads {
+            load.peaks = self.peaks.get(node).copied().unwrap_or_default();
+        }
+        self.debts.clone()
+    }
+}
+
 /// What a node's pods mean for decreases on it.
 pub fn complete(node: &mut NodeFacts, load: &NodeLoad, shrunk: &Shrunk, now: Timestamp) {
     node.free = load.free(node.allocatable);

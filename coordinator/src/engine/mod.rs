@@ -2,6 +2,7 @@
 
 mod breaker;
 mod evaluate;
+mod events;
 mod lent;
 mod resizes;
 mod sizes;
@@ -23,7 +24,8 @@ use optipod_common::time::Timestamp;
 
 use self::breaker::Breaker;
 pub use self::evaluate::{PodOutcome, WorkloadOutcome};
-use self::lent::Shrunk;
+use self::events::Events;
+use self::lent::{Lent, Shrunk};
 use self::resizes::Resizes;
 pub use self::resizes::{End, Ended, Purpose, Subject};
 use self::usage::Usage;
@@ -31,7 +33,7 @@ pub use self::version::{current as current_version, pinned};
 use crate::api::recommendation::{HistoryEntry, RecommendationStatus};
 use crate::api::v1alpha1::OptimizationPolicyStatus;
 use crate::apply::{Accepted, Action, Refusal};
-use crate::index::{CONFIG_MAP, Change, Index, PodKey, PolicyKey};
+use crate::index::{CONFIG_MAP, Change, Declared, Delta, Index, OwnerObject, PodKey, PolicyKey};
 use crate::ingest::Ingest;
 use crate::metrics::Metrics;
 use crate::recommendations;
@@ -40,8 +42,6 @@ use crate::report::Notice;
 /// What the engine needs to know of the flags.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Namespace of the coordinator.
-    pub namespace: String,
     /// Compute everything, resize nothing.
     pub dry_run: bool,
     /// Interval between frames.
@@ -64,6 +64,8 @@ pub enum Effect {
     WriteRecommendation {
         /// Whose.
         workload: WorkloadRef,
+        /// Its object, when it is known: the recommendation goes with it.
+        owner: Option<OwnerObject>,
         /// What.
         status: Box<RecommendationStatus>,
     },
@@ -80,8 +82,22 @@ pub enum Effect {
 pub struct Kept {
     /// Those of these workloads.
     pub workloads: BTreeSet<WorkloadRef>,
+    /// Those of these workloads, which have no pods now, as long as their policy is among `known`.
+    pub resting: BTreeSet<WorkloadRef>,
+    /// All policies.
+    pub known: BTreeSet<PolicyKey>,
     /// Those of these policies, which cannot be read now.
     pub policies: BTreeSet<PolicyKey>,
+}
+
+impl Kept {
+    /// The recommendation of this workload, which this policy wrote, stays.
+    pub fn stays(&self, workload: &WorkloadRef, policy: Option<&PolicyKey>) -> bool {
+        let of = |policies: &BTreeSet<PolicyKey>| policy.is_some_and(|policy| policies.contains(policy));
+        self.workloads.contains(workload)
+            || of(&self.policies)
+            || (self.resting.contains(workload) && of(&self.known))
+    }
 }
 
 /// A resize that is handed to the applier.
@@ -128,6 +144,8 @@ pub struct Engine {
     jumped: Option<Timestamp>,
     breaker: Breaker,
     shrunk: Shrunk,
+    lent: Lent,
+    events: Events,
     prices: Option<Prices>,
     /// What earlier leaders left was looked through in this term.
     swept: bool,
@@ -149,6 +167,8 @@ impl Engine {
             jumped: None,
             breaker: Breaker::default(),
             shrunk: Shrunk::default(),
+            lent: Lent::default(),
+            events: Events::default(),
             prices: None,
             swept: false,
         }
@@ -187,6 +207,8 @@ impl Engine {
         self.usage = Usage::default();
         self.resizes = Resizes::default();
         self.shrunk = Shrunk::default();
+        self.lent = Lent::default();
+        self.events = Events::default();
         self.policies.clear();
         self.swept = false;
         self.metrics.leader.set(leads.into());
@@ -194,12 +216,19 @@ impl Engine {
 
     /// The cluster changed.
     pub fn on_change(&mut self, change: Change, now: Timestamp) {
-        let about_pods = matches!(change, Change::Pods(_));
+        let pod = match &change {
+            Change::Pods(Delta::Apply(pod)) => Some(PodKey::of(pod)),
+            _ => None,
+        };
+        let before = pod.as_ref().and_then(|pod| self.index.life(pod));
         let was_dry = self.dry_run();
         let known = self.index.apply(change, now);
         self.usage.join(&known, &self.index, now);
-        if about_pods {
-            self.start_ups_due(now);
+        if let Some(pod) = pod
+            && self.index.life(&pod) != before
+            && let Some(workload) = self.index.workload_of(&pod)
+        {
+            self.events.put(workload);
         }
         if self.dry_run() != was_dry {
             self.policies.values_mut().for_each(|state| state.due = Some(now));
@@ -210,6 +239,15 @@ impl Engine {
     /// What earlier leaders left could not be looked through: it is asked for again.
     pub const fn sweep_again(&mut self) {
         self.swept = false;
+    }
+
+    /// What Recommendations of earlier leaders say that workloads declare.
+    pub fn on_declared(&mut self, declared: Vec<Declared>) {
+        for (workload, containers) in declared {
+            if self.index.told((workload.clone(), containers)) {
+                self.events.put(&workload);
+            }
+        }
     }
 
     /// Why nothing is resized, whatever policies say.
@@ -231,20 +269,6 @@ impl Engine {
         self.settings.dry_run || self.index.configuration().dry_run
     }
 
-    /// A container that starts, or that is ready, gets its size at once where the policy says so.
-    fn start_ups_due(&mut self, now: Timestamp) {
-        let Self { index, policies, .. } = self;
-        for entry in index.policies() {
-            let boosts = entry
-                .parsed
-                .as_ref()
-                .is_ok_and(|(policy, _)| policy.startup.cpu.is_some() || policy.startup.memory.is_some());
-            if let Some(state) = policies.get_mut(&entry.key).filter(|_| boosts) {
-                state.due = Some(now);
-            }
-        }
-    }
-
     /// An agent said something.
     pub fn on_ingest(&mut self, ingest: Ingest, now: Timestamp) {
         match ingest {
@@ -256,7 +280,11 @@ impl Engine {
             // answer the stream ends, and the agent says Hello and replays.
             Ingest::Frame { node, accepted, .. } if !self.usage.is_connected(&node) => drop(accepted),
             Ingest::Frame { node, frame, accepted } => {
-                let (admission, answer) = self.usage.frame(&node, &frame, &self.index, now);
+                let Self { index, usage, events, .. } = self;
+                let (admission, answer) = usage.frame(&node, &frame, index, now, |origin, record| {
+                    let requests = || index.requests(&record.key.id).unwrap_or_default();
+                    events.record(&origin.container, (record, frame.end), requests, now);
+                });
                 self.metrics.records_foreign.inc_by(self.usage.take_foreign());
                 let result = match admission {
                     Admission::New => "new",
@@ -264,6 +292,10 @@ impl Engine {
                     Admission::Refused => "refused",
                 };
                 self.metrics.frames.with_label_values(&[result]).inc();
+                if admission == Admission::New {
+                    let took = now.since(frame.end).as_secs_f64();
+                    self.metrics.collection_seconds.with_label_values(&["agent"]).observe(took);
+                }
                 let _ = accepted.send(answer);
             }
         }
@@ -278,11 +310,12 @@ impl Engine {
     ) -> Vec<Effect> {
         let Request { action, subject } = request;
         let policy = subject.policy.to_string();
+        let owner = self.index.owner_of(&subject.workload);
         let notice = match answer {
             Ok(accepted) => {
                 let method = if subject.purpose == Purpose::Optimise { "InPlace" } else { "Revert" };
                 self.metrics.applications.with_label_values(&[policy.as_str(), method]).inc();
-                let notice = Notice::resizing(&subject, &action.plan);
+                let notice = Notice::resizing(&subject, &action.plan).of(owner);
                 let facts = self.index.facts(&subject.pod);
                 if let Some(facts) = &facts {
                     self.shrunk.record(facts, &action.plan, now);
@@ -313,7 +346,7 @@ impl Engine {
                 ) {
                     return Vec::new();
                 }
-                Notice::refused(&subject, &action.plan, &refusal)
+                Notice::refused(&subject, &action.plan, &refusal).of(owner)
             }
         };
         vec![Effect::Notify(Box::new(notice))]
@@ -373,6 +406,7 @@ impl Engine {
 
     fn on_end(&mut self, ended: &Ended, now: Timestamp) -> Vec<Effect> {
         let Ended { subject, plan, sent, end, restarted } = ended;
+        let owner = self.index.owner_of(&subject.workload);
         let mut effects = Vec::new();
         let outcome = match end {
             End::Done(true) => "Done",
@@ -391,10 +425,12 @@ impl Engine {
                 if let Some(state) = self.policies.get_mut(&subject.policy) {
                     state.last_applied.insert(subject.workload.clone(), now);
                 }
-                effects.push(Effect::Notify(Box::new(Notice::done(ended))));
+                effects.push(Effect::Notify(Box::new(Notice::done(ended).of(owner))));
             }
             End::Failed { reason, message } => {
-                effects.push(Effect::Notify(Box::new(Notice::failed(subject, plan, *reason, message))));
+                effects.push(Effect::Notify(Box::new(
+                    Notice::failed(subject, plan, *reason, message).of(owner),
+                )));
                 // a revert that fails too is left as it is: the backoff holds, people are told
                 if subject.purpose == Purpose::Optimise {
                     effects.extend(self.revert(subject, plan, *reason));
@@ -423,8 +459,9 @@ impl Engine {
             reason,
         };
         recommendations::remember(status, entry);
-        let status = Box::new(status.clone());
-        Some(Effect::WriteRecommendation { workload: subject.workload.clone(), status })
+        let (workload, status) = (subject.workload.clone(), Box::new(status.clone()));
+        let owner = self.index.owner_of(&workload);
+        Some(Effect::WriteRecommendation { workload, owner, status })
     }
 
     /// Puts back what was there. A resize that waits or fails still counts for scheduler and quota, and a restart
@@ -471,6 +508,7 @@ impl Engine {
         self.usage.compact(&self.index, now, retention);
         let index = &self.index;
         self.resizes.retain(|pod, uid| index.facts(pod).is_some_and(|facts| facts.uid == uid));
+        self.events.retain(|workload| index.pods_of(workload).next().is_some() || index.rests(workload));
     }
 
     fn show_sizes(&mut self) {

@@ -65,13 +65,14 @@ impl Usage {
         self.ledgers.contains_key(node)
     }
 
-    /// Counts a frame once; nothing of a refused frame is used.
+    /// Counts a frame once; nothing of a refused frame is used. Records that count at once are told to `counted`.
     pub fn frame(
         &mut self,
         node: &str,
         frame: &Frame,
         index: &Index,
         now: Timestamp,
+        mut counted: impl FnMut(&Origin, &ContainerRecord),
     ) -> (Admission, Accepted) {
         let ledger = self.ledgers.entry(node.to_owned()).or_default();
         let admission = ledger.admit(frame.epoch, frame.sequence);
@@ -90,7 +91,10 @@ impl Usage {
                     *seen = (record.limits, frame.end);
                 }
                 match index.origin(&id) {
-                    Some(origin) => self.add(origin, record, (frame.start, frame.end), now),
+                    Some(origin) => {
+                        counted(&origin, record);
+                        self.add(origin, record, (frame.start, frame.end), now);
+                    }
                     None => self.park(record, frame.start, frame.end, now),
                 }
             }

@@ -3,7 +3,8 @@
 //! In: [`Change`]s, from watches. Out: answers to questions; no client, no clock, no I/O. Objects are reduced to facts
 //! when they arrive, and the objects are dropped. The index is a function of the objects that exist, whatever the order
 //! in which they came (a property test holds that), except for tombstones: containers that went away stay known for
-//! [`TOMBSTONE_AGE`], so that the last usage of a dead container still finds its workload.
+//! [`TOMBSTONE_AGE`], so that the last usage of a dead container still finds its workload; and of a pod that we resize, what
+//! it had before stays known.
 //!
 //! Work per event is O(changed): a pod touches its own entries, a ReplicaSet or Job its own pods. [`Index::select`] is
 //! O(pods x policies) and belongs to an evaluation, not to an event.
@@ -15,6 +16,7 @@ mod overrides;
 mod owners;
 mod pods;
 mod policies;
+mod rollout;
 mod select;
 #[cfg(test)]
 mod tests;
@@ -25,13 +27,14 @@ use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
-use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod};
-use kube::core::DeserializeGuard;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::core::{DeserializeGuard, PartialObjectMeta};
 use optipod_common::decide::Followed;
 use optipod_common::ident::{ContainerId, WorkloadContainer, WorkloadRef};
 use optipod_common::quantity::{Bytes, MilliCpu};
-use optipod_common::resources::{Amounts, NodeFacts, PodFacts, QosClass, Resource};
+use optipod_common::resources::{Amounts, NodeFacts, PodFacts, QosClass, Resource, Resources};
 use optipod_common::time::Timestamp;
 
 use crate::api::OptimizationPolicy;
@@ -43,8 +46,9 @@ use pods::{LabelSets, PodRecord};
 pub use configuration::{CONFIG_MAP, Configuration};
 pub use containers::{MAX_TOMBSTONES, Origin, TOMBSTONE_AGE};
 pub use overrides::{OPTIMIZE, Overrides, PIN, POLICY, PREFIX as ANNOTATION_PREFIX, PolicyChoice};
-pub use pods::{EVICTION, LANGUAGE_VARIABLES, resources_of};
+pub use pods::{EVICTION, LANGUAGE_VARIABLES, TRACKING, resources_of};
 pub use policies::PolicyEntry;
+pub use rollout::Rollout;
 pub use select::{Held, HeldBy, SelectedWorkload, Selection};
 
 /// Name of a pod.
@@ -103,6 +107,10 @@ pub enum Change {
     DaemonSets(Delta<DaemonSet>),
     /// To objects of kind `Job`.
     Jobs(Delta<Job>),
+    /// To objects of kind `CronJob`.
+    CronJobs(Delta<PartialObjectMeta<CronJob>>),
+    /// To objects of kind `Rollout`.
+    Rollouts(Delta<PartialObjectMeta<Rollout>>),
     /// To nodes.
     Nodes(Delta<Node>),
     /// To namespaces.
@@ -114,6 +122,32 @@ pub enum Change {
     /// To the coordinator's own settings.
     Configuration(Delta<ConfigMap>),
 }
+
+/// What is needed to refer to the object of a workload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnerObject {
+    /// Its group and version.
+    pub api_version: String,
+    /// Its uid.
+    pub uid: String,
+}
+
+impl OwnerObject {
+    /// As the owner of an object that goes with it; it does not wait for that.
+    pub fn reference(&self, workload: &WorkloadRef) -> OwnerReference {
+        OwnerReference {
+            api_version: self.api_version.clone(),
+            kind: workload.kind.clone(),
+            name: workload.name.clone(),
+            uid: self.uid.clone(),
+            controller: Some(false),
+            block_owner_deletion: Some(false),
+        }
+    }
+}
+
+/// A workload, and what its containers declare.
+pub type Declared = (WorkloadRef, Vec<(String, Resources)>);
 
 /// Kinds that must have been listed before the index is complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -127,14 +161,15 @@ enum Listed {
     Configuration,
 }
 
-const ALL_LISTED: usize = 11;
+/// How many they are: a cluster without Rollouts is complete, too.
+const ALL_LISTED: usize = 12;
 
 /// What the pods of a node ask for.
 #[derive(Clone, Debug, Default)]
 pub struct NodeLoad {
     /// Requests of all its containers, and what their sandboxes take.
     pub requests: Amounts,
-    /// A pod that is bound to it and not admitted.
+    /// A pod that is bound to it and not admitted, or nominated for it: the scheduler made room for it there.
     pub admitting: Option<String>,
     /// CPU requests of its Burstable pods: the weight of all of them.
     pub burstable: MilliCpu,
@@ -209,6 +244,7 @@ impl NodeLoad {
 /// The cluster as decisions need it.
 #[derive(Debug)]
 pub struct Index {
+    own_namespace: String,
     scope: policies::Scope,
     field_manager: &'static str,
     pods: HashMap<PodKey, PodRecord>,
@@ -216,10 +252,14 @@ pub struct Index {
     workloads: BTreeMap<Arc<WorkloadRef>, BTreeSet<PodKey>>,
     /// Pods whose workload is named by their controller's own owner.
     by_controller: HashMap<String, BTreeSet<PodKey>>,
+    /// Pods that are bound to a node, or nominated for it.
+    by_node: HashMap<String, BTreeSet<PodKey>>,
     containers: Containers,
     /// Label sets of pods; those of one template share theirs.
     labels: LabelSets,
     owners: Owners,
+    /// What earlier leaders said that workloads declare.
+    told: HashMap<WorkloadRef, Vec<(String, Resources)>>,
     nodes: HashMap<String, NodeFacts>,
     namespaces: HashMap<String, BTreeMap<String, String>>,
     policies: BTreeMap<PolicyKey, PolicyEntry>,
@@ -237,14 +277,17 @@ impl Index {
         field_manager: &'static str,
     ) -> Self {
         Self {
+            own_namespace: own_namespace.clone(),
             scope: policies::Scope::new(own_namespace, cluster_policy_namespaces),
             field_manager,
             pods: HashMap::new(),
             workloads: BTreeMap::new(),
             by_controller: HashMap::new(),
+            by_node: HashMap::new(),
             containers: Containers::default(),
             labels: LabelSets::default(),
             owners: Owners::default(),
+            told: HashMap::new(),
             nodes: HashMap::new(),
             namespaces: HashMap::new(),
             policies: BTreeMap::new(),
@@ -265,6 +308,8 @@ impl Index {
             Change::StatefulSets(delta) => return self.apply_owners(delta, now),
             Change::DaemonSets(delta) => return self.apply_owners(delta, now),
             Change::Jobs(delta) => return self.apply_owners(delta, now),
+            Change::CronJobs(delta) => return self.apply_owners(delta, now),
+            Change::Rollouts(delta) => return self.apply_owners(delta, now),
             Change::Nodes(delta) => self.apply_nodes(delta),
             Change::Namespaces(delta) => self.apply_namespaces(delta),
             Change::Policies(delta) => self.apply_policies(delta),
@@ -314,6 +359,21 @@ impl Index {
         self.pods.get(key)?.facts.last_resize
     }
 
+    /// Where a pod stands: ready, and for each container whether it runs and how often it was started. Another answer
+    /// than before is an event.
+    pub fn life(&self, key: &PodKey) -> Option<(bool, Vec<(bool, u32)>)> {
+        let facts = &self.pods.get(key)?.facts;
+        let containers = facts.containers.iter().map(|c| (facts.running && c.running, c.restarts));
+        Some((facts.ready, containers.collect()))
+    }
+
+    /// What the pod of a living container requests for it.
+    pub fn requests(&self, id: &ContainerId) -> Option<Amounts> {
+        let live = self.containers.live(id)?;
+        let containers = &self.pods.get(&live.pod)?.facts.containers;
+        containers.iter().find(|container| container.name == live.name).map(|c| c.desired.requests)
+    }
+
     /// Names of all pods.
     pub fn pod_keys(&self) -> impl Iterator<Item = &PodKey> {
         self.pods.keys()
@@ -324,24 +384,37 @@ impl Index {
         self.nodes.values()
     }
 
-    /// What each node's pods ask for, and which of them it has not admitted yet; `peak` is the highest working set of a pod
-    /// by its uid. O(pods): for an evaluation.
+    /// What the pods of every node ask for; `peak` is the highest working set of a pod by its uid. O(pods): for an
+    /// evaluation of whole policies.
     pub fn node_loads(&self, peak: impl Fn(&str) -> Bytes) -> HashMap<String, NodeLoad> {
-        let mut loads: HashMap<String, NodeLoad> = HashMap::new();
-        for (key, record) in self.pods.iter().filter(|(_, record)| !record.finished) {
-            let Some(node) = &record.node else { continue };
-            let load = loads.entry(node.clone()).or_default();
-            load.add(&record.facts);
-            load.peaks.0 = load.peaks.0.saturating_add(peak(&record.facts.uid).0);
-            for container in &record.facts.containers {
-                let declared = self.declared(record, &container.name, container.desired);
-                load.owe(declared.requests, container.desired.requests);
+        self.by_node.keys().map(|node| (node.clone(), self.node_load(node, &peak))).collect()
+    }
+
+    /// The same of the nodes that these pods are on, but for their peaks.
+    pub fn node_loads_of<'a>(&self, pods: impl IntoIterator<Item = &'a PodKey>) -> HashMap<String, NodeLoad> {
+        let nodes: BTreeSet<&str> = pods.into_iter().filter_map(|pod| self.node_of(pod)).collect();
+        nodes.into_iter().map(|node| (node.to_owned(), self.node_load(node, &|_| Bytes(0)))).collect()
+    }
+
+    /// What a node's pods ask for, and which of them it has not admitted yet. O(pods of the node).
+    fn node_load(&self, node: &str, peak: &impl Fn(&str) -> Bytes) -> NodeLoad {
+        let mut load = NodeLoad::default();
+        for key in self.by_node.get(node).into_iter().flatten() {
+            let Some(record) = self.pods.get(key).filter(|record| !record.finished) else { continue };
+            if record.node.is_some() {
+                load.add(&record.facts);
+                load.peaks.0 = load.peaks.0.saturating_add(peak(&record.facts.uid).0);
+                for container in &record.facts.containers {
+                    let declared = self.declared(record, &container.name, container.desired);
+                    let declared = declared.unwrap_or(container.desired);
+                    load.owe(declared.requests, container.desired.requests);
+                }
             }
             if !record.admitted {
                 load.admitting = Some(key.to_string());
             }
         }
-        loads
+        load
     }
 
     /// The pod that a container is in, while it exists.
@@ -364,7 +437,9 @@ impl Index {
         facts.node = record.node.as_ref().and_then(|name| self.nodes.get(name)).cloned();
         let overrides = self.owners.overrides(record);
         for container in &mut facts.containers {
-            container.declared = self.declared(record, &container.name, container.desired);
+            let declared = self.declared(record, &container.name, container.desired);
+            container.declaration_unknown = declared.is_none();
+            container.declared = declared.unwrap_or_default();
             let pins = |resource| overrides.is_some_and(|o| o.pins(&container.name, resource));
             (container.cpu_pinned, container.memory_pinned) = (pins(Resource::Cpu), pins(Resource::Memory));
         }
@@ -389,6 +464,36 @@ impl Index {
     /// Pods of a workload, without finished ones.
     pub fn pods_of(&self, workload: &WorkloadRef) -> impl Iterator<Item = &PodKey> {
         self.workloads.get(workload).into_iter().flatten()
+    }
+
+    /// The object that a workload is: of one that has pods, what owns them, else what is watched.
+    pub fn owner_of(&self, workload: &WorkloadRef) -> Option<OwnerObject> {
+        if workload.kind == "Pod" {
+            let key = PodKey { namespace: workload.namespace.clone(), name: workload.name.clone() };
+            let uid = self.pods.get(&key)?.facts.uid.clone();
+            return Some(OwnerObject { api_version: "v1".to_owned(), uid });
+        }
+        let pod = self.workloads.get(workload).and_then(BTreeSet::first);
+        let of_pod = pod.and_then(|pod| self.owners.object_of(self.pods.get(pod)?));
+        of_pod.or_else(|| self.owners.named(workload))
+    }
+
+    /// A workload has no pods that have not finished, and its object exists: a CronJob between two runs, a Deployment
+    /// that is scaled to nothing.
+    pub fn rests(&self, workload: &WorkloadRef) -> bool {
+        !self.workloads.contains_key(workload)
+            && !self.is_protected(&workload.namespace)
+            && self.owners.named(workload).is_some()
+    }
+
+    /// Workloads whose objects exist, and that have no pods.
+    pub fn resting(&self) -> impl Iterator<Item = WorkloadRef> {
+        self.owners.tops().filter(|workload| self.rests(workload)).cloned()
+    }
+
+    /// Nothing is done in `kube-system`, nor where the coordinator runs.
+    pub fn is_protected(&self, namespace: &str) -> bool {
+        namespace == "kube-system" || namespace == self.own_namespace
     }
 
     /// How many pods there are, finished ones included.

@@ -4,16 +4,18 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
-use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::core::PartialObjectMeta;
 use optipod_common::ident::{ContainerId, WorkloadRef};
 use optipod_common::resources::Resources;
 use optipod_common::time::Timestamp;
 
 use super::overrides::Overrides;
 use super::pods::{PodRecord, resources_of};
-use super::{Delta, Index, Listed};
+use super::rollout::Rollout;
+use super::{Declared, Delta, Index, Listed, OwnerObject};
 
 /// Kinds of controllers that are watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -23,18 +25,41 @@ pub enum OwnerKind {
     StatefulSet,
     DaemonSet,
     Job,
+    CronJob,
+    /// Of Argo Rollouts, where its kind is served.
+    Rollout,
 }
 
 impl OwnerKind {
-    fn of(api_version: &str, kind: &str) -> Option<Self> {
-        match (api_version, kind) {
-            ("apps/v1", "ReplicaSet") => Some(Self::ReplicaSet),
-            ("apps/v1", "Deployment") => Some(Self::Deployment),
-            ("apps/v1", "StatefulSet") => Some(Self::StatefulSet),
-            ("apps/v1", "DaemonSet") => Some(Self::DaemonSet),
-            ("batch/v1", "Job") => Some(Self::Job),
-            _ => None,
+    /// Group and version, and name of the kind.
+    const fn api(self) -> (&'static str, &'static str) {
+        match self {
+            Self::ReplicaSet => ("apps/v1", "ReplicaSet"),
+            Self::Deployment => ("apps/v1", "Deployment"),
+            Self::StatefulSet => ("apps/v1", "StatefulSet"),
+            Self::DaemonSet => ("apps/v1", "DaemonSet"),
+            Self::Job => ("batch/v1", "Job"),
+            Self::CronJob => ("batch/v1", "CronJob"),
+            Self::Rollout => ("argoproj.io/v1alpha1", "Rollout"),
         }
+    }
+
+    /// Its template is the one that its pods came from, when it is their controller.
+    const fn has_template(self) -> bool {
+        !matches!(self, Self::Deployment | Self::CronJob | Self::Rollout)
+    }
+
+    fn of(api_version: &str, kind: &str) -> Option<Self> {
+        let all = [
+            Self::ReplicaSet,
+            Self::Deployment,
+            Self::StatefulSet,
+            Self::DaemonSet,
+            Self::Job,
+            Self::CronJob,
+            Self::Rollout,
+        ];
+        all.into_iter().find(|known| known.api() == (api_version, kind))
     }
 
     /// Its own controller, if it has one, is the workload: `ReplicaSet` > `Deployment` or `Rollout`, `Job` > `CronJob`.
@@ -50,6 +75,7 @@ impl OwnerKind {
 pub struct Link {
     /// When it is a kind that is watched.
     pub watched: Option<OwnerKind>,
+    pub api_version: String,
     pub kind: String,
     pub name: String,
     pub uid: String,
@@ -61,6 +87,7 @@ impl Link {
         let owner = meta.owner_references.iter().flatten().find(|o| o.controller == Some(true))?;
         (owner.kind != "Node" || owner.api_version != "v1").then(|| Self {
             watched: OwnerKind::of(&owner.api_version, &owner.kind),
+            api_version: owner.api_version.clone(),
             kind: owner.kind.clone(),
             name: owner.name.clone(),
             uid: owner.uid.clone(),
@@ -75,6 +102,8 @@ impl Link {
 /// What is kept of a controller.
 #[derive(Debug)]
 pub struct Owner {
+    /// The workload that it is, unless it is between one and its pods.
+    top: Option<WorkloadRef>,
     controller: Option<Link>,
     labels: BTreeMap<String, String>,
     overrides: Overrides,
@@ -83,12 +112,19 @@ pub struct Owner {
 }
 
 impl Owner {
-    fn new(meta: &ObjectMeta, template: Option<&PodTemplateSpec>) -> Self {
+    fn new(kind: OwnerKind, meta: &ObjectMeta, template: Option<&PodTemplateSpec>) -> Self {
         let spec = template.and_then(|t| t.spec.as_ref());
         let containers =
             spec.into_iter().flat_map(|s| s.containers.iter().chain(s.init_containers.iter().flatten()));
+        let controller = Link::of(meta);
+        let top = (!kind.is_intermediate() || controller.is_none()).then(|| WorkloadRef {
+            kind: kind.api().1.to_owned(),
+            namespace: meta.namespace.clone().unwrap_or_default(),
+            name: meta.name.clone().unwrap_or_default(),
+        });
         Self {
-            controller: Link::of(meta),
+            top,
+            controller,
             labels: meta.labels.clone().unwrap_or_default(),
             overrides: Overrides::new(meta.annotations.as_ref()),
             template: containers
@@ -136,13 +172,77 @@ controllers! {
     Job: |o| o.spec.as_ref().map(|s| &s.template);
 }
 
+/// Kinds of which the metadata is enough: the template that their pods came from is that of what is in between.
+macro_rules! metadata_only {
+    ($($kind:ident)*) => {
+        $(impl Controller for PartialObjectMeta<$kind> {
+            const KIND: OwnerKind = OwnerKind::$kind;
+            fn meta(&self) -> &ObjectMeta {
+                &self.metadata
+            }
+            fn template(&self) -> Option<&PodTemplateSpec> {
+                None
+            }
+        })*
+    };
+}
+metadata_only! { CronJob Rollout }
+
 /// Controllers by uid.
 #[derive(Debug, Default)]
-pub struct Owners(HashMap<OwnerKind, HashMap<String, Owner>>);
+pub struct Owners {
+    by_uid: HashMap<OwnerKind, HashMap<String, Owner>>,
+    /// Those that are workloads: kind and uid.
+    by_name: BTreeMap<WorkloadRef, (OwnerKind, String)>,
+    /// Rollouts were listed: their kind is served here.
+    rollouts: bool,
+}
 
 impl Owners {
     fn get(&self, link: &Link) -> Option<&Owner> {
-        self.0.get(&link.watched?)?.get(&link.uid)
+        self.by_uid.get(&link.watched?)?.get(&link.uid)
+    }
+
+    /// An object that was not seen will be: its kind is watched, and is served here.
+    fn is_seen(&self, link: &Link) -> bool {
+        link.watched.is_some_and(|kind| kind != OwnerKind::Rollout || self.rollouts)
+    }
+
+    /// The object of a workload that is watched.
+    pub fn named(&self, workload: &WorkloadRef) -> Option<OwnerObject> {
+        let (kind, uid) = self.by_name.get(workload)?;
+        Some(OwnerObject { api_version: kind.api().0.to_owned(), uid: uid.clone() })
+    }
+
+    /// All workloads whose objects are watched.
+    pub fn tops(&self) -> impl Iterator<Item = &WorkloadRef> {
+        self.by_name.keys()
+    }
+
+    /// The object of the workload that a pod belongs to; `None` when it is the pod itself, or was not seen.
+    pub fn object_of(&self, pod: &PodRecord) -> Option<OwnerObject> {
+        let link = pod.controller.as_ref()?;
+        let above = if link.is_intermediate() { self.get(link)?.controller.as_ref() } else { None };
+        let top = above.unwrap_or(link);
+        Some(OwnerObject { api_version: top.api_version.clone(), uid: top.uid.clone() })
+    }
+
+    fn put(&mut self, kind: OwnerKind, uid: &str, owner: Owner) -> Option<Owner> {
+        if let Some(top) = &owner.top {
+            self.by_name.insert(top.clone(), (kind, uid.to_owned()));
+        }
+        self.by_uid.entry(kind).or_default().insert(uid.to_owned(), owner)
+    }
+
+    fn remove(&mut self, kind: OwnerKind, uid: &str) -> Option<Owner> {
+        let owner = self.by_uid.get_mut(&kind)?.remove(uid)?;
+        // another object of its name may be there already
+        if let Some(top) = &owner.top
+            && self.by_name.get(top).is_some_and(|(_, known)| known == uid)
+        {
+            self.by_name.remove(top);
+        }
+        Some(owner)
     }
 
     /// The workload of a pod; `None` while an object between them was not seen.
@@ -176,11 +276,11 @@ impl Owners {
     /// it was not seen.
     #[allow(clippy::option_option, reason = "not there and not seen are two answers")]
     fn top(&self, pod: &PodRecord) -> Option<Option<&Owner>> {
-        let Some(link) = pod.controller.as_ref().filter(|l| l.watched.is_some()) else {
+        let Some(link) = pod.controller.as_ref().filter(|link| self.is_seen(link)) else {
             return Some(None);
         };
         let direct = self.get(link)?;
-        match direct.controller.as_ref().filter(|top| link.is_intermediate() && top.watched.is_some()) {
+        match direct.controller.as_ref().filter(|top| link.is_intermediate() && self.is_seen(top)) {
             Some(top) => self.get(top).map(Some),
             None => Some(Some(direct)),
         }
@@ -202,13 +302,17 @@ impl Index {
             }
             Delta::Replace(objects) => {
                 let kept: BTreeSet<&str> = objects.iter().filter_map(|o| o.meta().uid.as_deref()).collect();
-                let known = self.owners.0.entry(K::KIND).or_default();
+                let known = self.owners.by_uid.entry(K::KIND).or_default();
                 let lost: Vec<String> =
                     known.keys().filter(|uid| !kept.contains(uid.as_str())).cloned().collect();
                 for uid in lost {
                     self.remove_owner(K::KIND, &uid, now);
                 }
-                self.listed.insert(Listed::Owners(K::KIND));
+                if K::KIND == OwnerKind::Rollout {
+                    self.owners.rollouts = true;
+                } else {
+                    self.listed.insert(Listed::Owners(K::KIND));
+                }
                 objects.iter().flat_map(|object| self.put_owner(object, now)).collect()
             }
         }
@@ -216,17 +320,15 @@ impl Index {
 
     fn put_owner<K: Controller>(&mut self, object: &K, now: Timestamp) -> Vec<ContainerId> {
         let Some(uid) = object.meta().uid.clone() else { return Vec::new() };
-        let owner = Owner::new(object.meta(), object.template());
-        let old = self.owners.0.entry(K::KIND).or_default().insert(uid.clone(), owner);
-        let same = old.is_some_and(|old| {
-            self.owners.0.get(&K::KIND).and_then(|o| o.get(&uid)).map(|o| &o.controller)
-                == Some(&old.controller)
-        });
+        let owner = Owner::new(K::KIND, object.meta(), object.template());
+        let controller = owner.controller.clone();
+        let old = self.owners.put(K::KIND, &uid, owner);
+        let same = old.is_some_and(|old| old.controller == controller);
         if same || !K::KIND.is_intermediate() { Vec::new() } else { self.resolve_pods_of(&uid, now) }
     }
 
     fn remove_owner(&mut self, kind: OwnerKind, uid: &str, now: Timestamp) {
-        if self.owners.0.get_mut(&kind).and_then(|o| o.remove(uid)).is_some() && kind.is_intermediate() {
+        if self.owners.remove(kind, uid).is_some() && kind.is_intermediate() {
             self.resolve_pods_of(uid, now);
         }
     }
@@ -268,15 +370,51 @@ impl Index {
         if old.is_none() { record.ids.iter().map(|(id, _)| *id).collect() } else { Vec::new() }
     }
 
-    /// What the owner declares for a container. Without a template to look at (pods without owner, owners of kinds that
-    /// are not watched) it is what the pod has, until we resize it.
-    pub(super) fn declared(&self, pod: &PodRecord, container: &str, desired: Resources) -> Resources {
-        match pod.controller.as_ref().filter(|link| link.watched.is_some()) {
-            Some(link) => {
-                self.owners.get(link).and_then(|o| o.template.get(container)).copied().unwrap_or_default()
+    /// What the owner declares for a container; `None` = nobody can tell. Without a template that names it (pods without
+    /// owner, owners of kinds that are not watched, containers that admission put in) it is what the pod was created
+    /// with: what it has until we resize it, what it had then, what a sibling has that was not resized, or what was
+    /// told of the workload before.
+    pub(super) fn declared(&self, pod: &PodRecord, container: &str, desired: Resources) -> Option<Resources> {
+        if let Some(link) =
+            pod.controller.as_ref().filter(|link| link.watched.is_some_and(OwnerKind::has_template))
+        {
+            let template = &self.owners.get(link)?.template;
+            if let Some(declared) = template.get(container) {
+                return Some(*declared);
             }
-            None if pod.facts.last_resize.is_none() => desired,
-            None => Resources::default(),
         }
+        if pod.facts.last_resize.is_none() {
+            return Some(desired);
+        }
+        let named = |list: &[(String, Resources)]| {
+            list.iter().find(|(name, _)| name == container).map(|(_, declared)| *declared)
+        };
+        named(&pod.created)
+            .or_else(|| self.of_sibling(pod, container))
+            .or_else(|| named(self.told.get(pod.workload.as_deref()?)?))
+    }
+
+    /// What a pod of the same revision and workload has, which was not resized.
+    fn of_sibling(&self, pod: &PodRecord, container: &str) -> Option<Resources> {
+        let siblings = self.workloads.get(pod.workload.as_deref()?)?.iter();
+        let mut unresized = siblings.filter_map(|key| self.pods.get(key)).filter(|sibling| {
+            sibling.facts.last_resize.is_none() && sibling.facts.revision == pod.facts.revision
+        });
+        let same = |sibling: &PodRecord| {
+            sibling.facts.containers.iter().find(|c| c.name == container).map(|c| c.desired)
+        };
+        unresized.find_map(same)
+    }
+
+    /// What an earlier leader said that the containers of a workload declare. Kept where nobody else can tell; true then.
+    pub fn told(&mut self, (workload, declared): Declared) -> bool {
+        let pods = self.workloads.get(&workload).into_iter().flatten().filter_map(|key| self.pods.get(key));
+        let unknown = pods
+            .flat_map(|pod| pod.facts.containers.iter().map(move |c| (pod, c)))
+            .any(|(pod, container)| self.declared(pod, &container.name, container.desired).is_none());
+        if unknown {
+            self.told.insert(workload, declared);
+        }
+        unknown
     }
 }

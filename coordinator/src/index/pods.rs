@@ -28,6 +28,8 @@ pub struct PodRecord {
     /// Without node and declared resources: those are looked up when asked for.
     pub facts: PodFacts,
     pub node: Option<String>,
+    /// Node on which the scheduler evicts others for it, before it is bound.
+    pub nominated: Option<String>,
     pub controller: Option<Link>,
     pub labels: Arc<BTreeMap<String, String>>,
     /// Of the pod itself; its controller's count where one is watched.
@@ -37,6 +39,8 @@ pub struct PodRecord {
     over: Vec<(ContainerId, Lifetime)>,
     /// Phase Succeeded or Failed.
     pub finished: bool,
+    /// What its containers had before we resized it, where that was seen.
+    pub created: Vec<(String, Resources)>,
     /// The kubelet took it.
     pub admitted: bool,
     /// `None` while its controller was not seen.
@@ -218,14 +222,24 @@ fn queue(labels: &BTreeMap<String, String>) -> Option<String> {
 
 /// Who applies a pod that has no owner.
 fn gitops(meta: &ObjectMeta) -> Option<String> {
-    let labels = meta.labels.as_ref().filter(|_| meta.owner_references.iter().flatten().next().is_none())?;
+    if meta.owner_references.iter().flatten().next().is_some() {
+        return None;
+    }
     let known = [
         ("argocd.argoproj.io/instance", "Argo CD"),
         ("kustomize.toolkit.fluxcd.io/name", "Flux"),
         ("helm.toolkit.fluxcd.io/name", "Flux"),
     ];
-    known.into_iter().find(|(label, _)| labels.contains_key(*label)).map(|(_, name)| name.to_owned())
+    let has = |map: &Option<BTreeMap<String, String>>, key: &str| {
+        map.as_ref().is_some_and(|map| map.contains_key(key))
+    };
+    let by_label = known.into_iter().find(|(label, _)| has(&meta.labels, label)).map(|(_, name)| name);
+    let by_annotation = has(&meta.annotations, TRACKING).then_some("Argo CD");
+    by_label.or(by_annotation).map(str::to_owned)
 }
+
+/// Annotation by which Argo CD tracks what it applies, unless it is told to use labels.
+pub const TRACKING: &str = "argocd.argoproj.io/tracking-id";
 
 /// Annotations by which people forbid to evict a pod.
 pub const EVICTION: [(&str, &str); 2] =
@@ -319,6 +333,7 @@ impl PodRecord {
                 meta.annotations.as_ref().and_then(|a| a.get(*key)).is_some_and(|v| v == value)
             }),
             init: init_facts(&spec),
+            ephemeral: spec.ephemeral_containers.iter().flatten().map(|c| c.name.clone()).collect(),
             uid: meta.uid.clone().unwrap_or_default(),
             namespace: key.namespace.clone(),
             name: key.name.clone(),
@@ -349,9 +364,11 @@ impl PodRecord {
                 .collect(),
             facts,
             node: spec.node_name.filter(|name| !name.is_empty()),
+            nominated: status.nominated_node_name.filter(|name| !name.is_empty()),
             controller,
             labels: labels.share(meta.labels.unwrap_or_default()),
             overrides: Overrides::new(meta.annotations.as_ref().filter(|_| speaks)),
+            created: Vec::new(),
             finished: matches!(phase, "Succeeded" | "Failed"),
             workload: None,
         }
@@ -381,10 +398,20 @@ impl PodRecord {
     }
 }
 
-fn key_of(pod: &Pod) -> PodKey {
-    PodKey {
-        namespace: pod.metadata.namespace.clone().unwrap_or_default(),
-        name: pod.metadata.name.clone().unwrap_or_default(),
+impl PodRecord {
+    /// Where it is, or is to be.
+    fn place(&self) -> Option<&str> {
+        self.node.as_deref().or(self.nominated.as_deref())
+    }
+}
+
+impl PodKey {
+    /// The name of a pod.
+    pub fn of(pod: &Pod) -> Self {
+        Self {
+            namespace: pod.metadata.namespace.clone().unwrap_or_default(),
+            name: pod.metadata.name.clone().unwrap_or_default(),
+        }
     }
 }
 
@@ -393,11 +420,11 @@ impl Index {
         match delta {
             Delta::Apply(pod) => self.put_pod(*pod, now),
             Delta::Delete(pod) => {
-                self.remove_pod(&key_of(&pod), &[], now);
+                self.remove_pod(&PodKey::of(&pod), &[], now);
                 Vec::new()
             }
             Delta::Replace(pods) => {
-                let kept: BTreeSet<PodKey> = pods.iter().map(key_of).collect();
+                let kept: BTreeSet<PodKey> = pods.iter().map(PodKey::of).collect();
                 let lost: Vec<PodKey> = self.pods.keys().filter(|key| !kept.contains(key)).cloned().collect();
                 for key in lost {
                     self.remove_pod(&key, &[], now);
@@ -409,10 +436,19 @@ impl Index {
     }
 
     fn put_pod(&mut self, pod: Pod, now: Timestamp) -> Vec<ContainerId> {
-        let key = key_of(&pod);
+        let key = PodKey::of(&pod);
         let mut record = PodRecord::new(pod, &key, self.field_manager, &mut self.labels);
         if let Some(earlier) = self.pods.get(&key) {
             record.learn(earlier);
+        }
+        if record.facts.last_resize.is_some()
+            && let Some(before) = self.pods.get(&key).filter(|before| before.facts.uid == record.facts.uid)
+        {
+            let containers = before.facts.containers.iter();
+            record.created = match before.facts.last_resize {
+                None => containers.map(|container| (container.name.clone(), container.desired)).collect(),
+                Some(_) => before.created.clone(),
+            };
         }
         let known = self.remove_pod(&key, &record.ids, now);
         for (id, name) in &record.ids {
@@ -420,6 +456,9 @@ impl Index {
         }
         if let Some(link) = &record.controller {
             self.by_controller.entry(link.uid.clone()).or_default().insert(key.clone());
+        }
+        if let Some(node) = record.place() {
+            self.by_node.entry(node.to_owned()).or_default().insert(key.clone());
         }
         self.pods.insert(key.clone(), record);
         let mut resolved = self.resolve(&key, now);
@@ -441,6 +480,14 @@ impl Index {
             pods.remove(key);
             if pods.is_empty() {
                 self.by_controller.remove(&link.uid);
+            }
+        }
+        if let Some(node) = record.place()
+            && let Some(pods) = self.by_node.get_mut(node)
+        {
+            pods.remove(key);
+            if pods.is_empty() {
+                self.by_node.remove(node);
             }
         }
         if let Some(workload) = &record.workload

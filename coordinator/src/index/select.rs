@@ -81,6 +81,18 @@ impl Index {
     /// Assigns workloads to policies: the one with precedence takes it, the others get a conflict. A policy with mode
     /// `Disabled` takes part: with a high weight it keeps workloads out of the hands of a broader one.
     pub fn select(&self) -> Selection {
+        self.select_among(self.workloads.iter().map(|(workload, pods)| (&**workload, pods)))
+    }
+
+    /// The same of some workloads: O(these x policies).
+    pub fn select_some<'a>(&self, workloads: impl IntoIterator<Item = &'a WorkloadRef>) -> Selection {
+        self.select_among(workloads.into_iter().filter_map(|w| Some((w, self.workloads.get(w)?))))
+    }
+
+    fn select_among<'a>(
+        &self,
+        workloads: impl Iterator<Item = (&'a WorkloadRef, &'a BTreeSet<PodKey>)>,
+    ) -> Selection {
         let mut selection = Selection::default();
         let mut entries: Vec<&PolicyEntry> = Vec::new();
         for entry in self.policies.values() {
@@ -99,7 +111,7 @@ impl Index {
                 Some(Candidate { key: &entry.key, policy, selector })
             })
             .collect();
-        for (workload, pods) in &self.workloads {
+        for (workload, pods) in workloads {
             let matching: Vec<(&Candidate<'_>, Vec<PodKey>)> = candidates
                 .iter()
                 .filter_map(|candidate| Some((candidate, self.selected_pods(candidate, workload, pods)?)))

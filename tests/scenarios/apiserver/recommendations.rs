@@ -27,6 +27,10 @@ pub async fn it_tells_how_it_came_about_and_goes_with_its_workload(world: Arc<Wo
     same("change", status.history[0].change.as_str(), "app: cpu request 1 > 120m")?;
     let strategy = StrategyRef { kind: StrategyType::Percentile, version: 1 };
     same("strategy", status.strategy.clone(), Some(strategy.clone()))?;
+    let owners = told.get("pod-p").await?.metadata.owner_references.unwrap_or_default();
+    let owners: Vec<_> = owners.into_iter().map(|owner| (owner.kind, Some(owner.uid))).collect();
+    let uid = world.pods(&namespace).get("p").await?.metadata.uid;
+    same("owner", owners, vec![("Pod".to_owned(), uid)])?;
     same("policy", status.policy.map(|policy| policy.name), Some("auto".to_owned()))?;
     let container = status.containers.first().context("no container")?;
     let steps = container.steps.clone().unwrap_or_default();

@@ -55,6 +55,9 @@ impl World {
         clean(&lab)?;
         let stored = policies::store_before_the_rules(&lab, &client).await?;
         kubelet::register(&client).await?;
+        // coordinators watch Rollouts where they are served
+        lab.kubectl_with_input(&["apply", "--server-side", "-f", "-"], &objects::rollouts().to_string())?;
+        lab.kubectl(&["wait", "--for=condition=Established", "crd/rollouts.argoproj.io"])?;
         let chart = paths::workspace().join("deploy/chart");
         // helm creates definitions with the first release only, and this may be a run of many in one lab
         let definition = chart.join("crds/recommendations.yaml").to_string_lossy().into_owned();

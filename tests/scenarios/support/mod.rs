@@ -44,7 +44,7 @@ pub fn key(kind: &str, namespace: &str, name: &str, container: &str) -> Workload
 
 /// An engine that knows nothing yet.
 pub fn engine(metrics: &Metrics, frame_interval: Duration, dry_run: bool) -> Engine {
-    let settings = Settings { namespace: OWN_NAMESPACE.to_owned(), dry_run, frame_interval };
+    let settings = Settings { dry_run, frame_interval };
     let index = Index::new(OWN_NAMESPACE.to_owned(), Vec::new(), FIELD_MANAGER);
     Engine::new(settings, index, metrics.clone())
 }
@@ -59,6 +59,7 @@ pub fn nothing_exists() -> Vec<Change> {
         Change::StatefulSets(Delta::Replace(Vec::new())),
         Change::DaemonSets(Delta::Replace(Vec::new())),
         Change::Jobs(Delta::Replace(Vec::new())),
+        Change::CronJobs(Delta::Replace(Vec::new())),
         Change::Hpas(Delta::Replace(Vec::new())),
         Change::Configuration(Delta::Replace(Vec::new())),
         Change::Policies(Delta::Replace(Vec::new())),

@@ -229,6 +229,38 @@ impl World {
 
     /// One more pod of a Deployment.
     pub fn pod_of(&mut self, namespace: &str, name: &str, resources: &Value, demand: Demand) -> String {
+        let owner = json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": format!("{name}-1"),
+            "uid": format!("r-{name}"), "controller": true}]);
+        self.pod(namespace, name, &owner, resources, demand)
+    }
+
+    /// One run of a CronJob, with its pod. Returns the pod's name.
+    pub fn run_of(&mut self, namespace: &str, name: &str, resources: &Value, demand: Demand) -> String {
+        let run = format!("{name}-{}", self.made);
+        self.put(Change::CronJobs(applied(
+            &json!({"metadata": {"namespace": namespace, "name": name, "uid": format!("c-{name}")}}),
+        )));
+        self.put(Change::Jobs(applied(&json!({
+            "metadata": {
+                "namespace": namespace, "name": run, "uid": format!("j-{run}"),
+                "ownerReferences": [{"apiVersion": "batch/v1", "kind": "CronJob", "name": name, "uid": format!("c-{name}"), "controller": true}],
+            },
+            "spec": {"template": {"spec": {"containers": [{"name": "app", "resources": resources}]}}},
+        }))));
+        let owner = json!([{"apiVersion": "batch/v1", "kind": "Job", "name": run,
+            "uid": format!("j-{run}"), "controller": true}]);
+        self.pod(namespace, &run, &owner, resources, demand)
+    }
+
+    /// A running pod with these owners.
+    pub fn pod(
+        &mut self,
+        namespace: &str,
+        name: &str,
+        owners: &Value,
+        resources: &Value,
+        demand: Demand,
+    ) -> String {
         self.made += 1;
         let byte = self.made;
         let (uid, id) = (pod_uid(byte), container_id(byte));
@@ -254,7 +286,7 @@ impl World {
         let json = json!({
             "metadata": {
                 "namespace": namespace, "name": pod_name, "uid": uid, "resourceVersion": "1", "generation": 1,
-                "ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": format!("{name}-1"), "uid": format!("r-{name}"), "controller": true}],
+                "ownerReferences": owners,
             },
             "spec": {"nodeName": NODE, "containers": [{"name": "app", "resources": resources}]},
             "status": {
@@ -369,14 +401,18 @@ impl World {
                 Effect::WriteStatus { policy, status } => {
                     self.statuses.insert(policy, *status);
                 }
-                Effect::WriteRecommendation { workload, status } => {
+                Effect::WriteRecommendation { workload, status, .. } => {
                     self.recommendations.insert(workload, *status);
                 }
                 Effect::DeleteRecommendation(workload) => {
                     self.recommendations.remove(&workload);
                 }
                 Effect::SweepRecommendations(kept) => {
-                    self.recommendations.retain(|workload, _| kept.workloads.contains(workload));
+                    self.recommendations.retain(|workload, status| {
+                        let policy = status.policy.clone();
+                        let policy = policy.map(|p| PolicyKey { namespace: p.namespace, name: p.name });
+                        kept.stays(workload, policy.as_ref())
+                    });
                 }
                 Effect::Resize(request) => {
                     self.requests.push((self.elapsed(), Request::clone(&request)));

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use optipod_common::policy::{
-    Canary, Controlled, Days, Factor, LimitRule, MaxStep, MemoryDecrease, MinuteOfDay, Percent, Rollback,
-    Share, UpdateStrategy, Window, WindowChange, ZoneName, overlaps,
+    Canary, Controlled, Days, Factor, LimitRule, MaxStep, MemoryDecrease, MinuteOfDay, Percent, Policy,
+    Rollback, Share, UpdateStrategy, Window, WindowChange, ZoneName, overlaps,
 };
 
 use super::check::Check;
@@ -33,11 +33,9 @@ pub fn update_strategy(strategy: &api::UpdateStrategy, check: &mut Check) -> Upd
             api::MemoryDecrease::Guarded => MemoryDecrease::Guarded,
         },
         cooldown: check.duration(field("cooldown"), &strategy.cooldown, Duration::ZERO),
-        min_change: check.take(
-            field("minChange"),
-            Share::from_percent(&strategy.min_change),
-            UpdateStrategy::default().min_change,
-        ),
+        min_change: strategy.min_change.as_deref().map(|share| {
+            check.take(field("minChange"), Share::from_percent(share), Policy::default().min_change())
+        }),
         max_step: max_step(strategy.max_step.as_ref(), check),
         deferred_deadline: check.duration(
             field("deferredDeadline"),
@@ -54,7 +52,7 @@ pub fn update_strategy(strategy: &api::UpdateStrategy, check: &mut Check) -> Upd
             share: check.take(
                 field("canary.share"),
                 Share::from_percent(&canary.share),
-                UpdateStrategy::default().min_change,
+                Policy::default().min_change(),
             ),
             observe: check.duration(field("canary.observe"), &canary.observe, Duration::from_secs(1)),
         }),

@@ -169,20 +169,78 @@ fn declared_is_what_the_template_says() {
 }
 
 #[test]
-fn a_pod_without_template_declares_what_it_has_until_we_resize_it() {
+fn a_pod_without_template_declares_what_it_had_before_we_resized_it() {
     let mut index = index();
-    let mut bare = pod("p", 1, json!([]));
-    put_pod(&mut index, bare.clone(), 0);
-    let container = index.facts(&key("p")).unwrap().containers.remove(0);
-    assert_eq!(container.declared, container.desired);
-    bare["metadata"]["managedFields"] = json!([
+    put_pod(&mut index, pod("p", 1, json!([])), 0);
+    assert_eq!(declared(&index, "p"), Some(cpu_and_memory(200, 64)));
+    for version in [8, 9] {
+        let mut resized = resized(pod("p", 1, json!([])));
+        resized["metadata"]["resourceVersion"] = version.to_string().into();
+        put_pod(&mut index, resized, 0);
+        assert_eq!(declared(&index, "p"), Some(cpu_and_memory(200, 64)));
+    }
+    let facts = index.facts(&key("p")).unwrap();
+    assert_eq!(facts.containers[0].desired.requests, cpu_and_memory(50, 64));
+    assert_eq!((facts.last_resize, facts.foreign_resizer), (Some(at(100)), None));
+    // another pod of that name
+    put_pod(&mut index, resized(pod("p", 2, json!([]))), 0);
+    assert_eq!(declared(&index, "p"), None);
+}
+
+/// A pod that we have resized.
+fn resized(mut pod: Value) -> Value {
+    pod["metadata"]["managedFields"] = json!([
         {"manager": "optipod-coordinator", "subresource": "resize", "time": "1970-01-01T00:01:40Z"},
         {"manager": "kubelet", "subresource": "status", "time": "1970-01-01T00:03:20Z"},
     ]);
-    put_pod(&mut index, bare, 0);
-    let facts = index.facts(&key("p")).unwrap();
-    assert!(facts.containers[0].declared.is_empty());
-    assert_eq!((facts.last_resize, facts.foreign_resizer), (Some(at(100)), None));
+    pod["spec"]["containers"][0]["resources"] = resources("50m", "64Mi");
+    pod
+}
+
+/// What the only container of a pod declares; `None` when nobody can tell.
+fn declared(index: &Index, pod: &str) -> Option<optipod_common::resources::Amounts> {
+    let container = index.facts(&key(pod)).unwrap().containers.remove(0);
+    (!container.declaration_unknown).then_some(container.declared.requests)
+}
+
+#[test]
+fn a_pod_resized_before_it_was_seen_declares_what_a_sibling_has_or_an_earlier_leader_said() {
+    let mut index = index();
+    let of_cluster = || owner("postgresql.cnpg.io/v1", "Cluster", "pg");
+    put_pod(&mut index, resized(pod("pg-1", 1, of_cluster())), 0);
+    assert_eq!(declared(&index, "pg-1"), None);
+    put_pod(&mut index, pod("pg-2", 2, of_cluster()), 0);
+    assert_eq!(declared(&index, "pg-1"), Some(cpu_and_memory(200, 64)));
+    let told = |cpu| {
+        let requests = cpu_and_memory(cpu, 64);
+        let resources = optipod_common::resources::Resources { requests, ..Default::default() };
+        (workload("Cluster", "pg"), vec![("c".to_owned(), resources)])
+    };
+    assert!(!index.told(told(400)), "it is known");
+    index.apply(Change::Pods(Delta::Delete(Box::new(object(pod("pg-2", 2, of_cluster()))))), at(1));
+    assert!(index.told(told(300)));
+    assert_eq!(declared(&index, "pg-1"), Some(cpu_and_memory(300, 64)));
+    // the owner of this one was not seen
+    put_pod(&mut index, pod("db-0", 3, owner("apps/v1", "StatefulSet", "db")), 0);
+    assert_eq!(declared(&index, "db-0"), None);
+}
+
+#[test]
+fn pods_that_gitops_tools_apply_are_told_from_those_that_their_owners_make() {
+    let mut index = index();
+    let mut gitops = |annotations: Value, labels: Value, owners: Value| {
+        let mut pod = pod("p", 1, owners);
+        (pod["metadata"]["annotations"], pod["metadata"]["labels"]) = (annotations, labels);
+        put_pod(&mut index, pod, 0);
+        index.facts(&key("p")).unwrap().gitops
+    };
+    let tracked = || json!({"argocd.argoproj.io/tracking-id": "shop:/Pod:default/p"});
+    assert_eq!(gitops(tracked(), json!({}), json!([])).as_deref(), Some("Argo CD"));
+    assert_eq!(gitops(tracked(), json!({}), owner("apps/v1", "ReplicaSet", "web-1")), None);
+    let label = || json!({"argocd.argoproj.io/instance": "shop"});
+    assert_eq!(gitops(json!({}), label(), json!([])).as_deref(), Some("Argo CD"));
+    // Argo CD's older default, which charts set as well
+    assert_eq!(gitops(json!({}), json!({"app.kubernetes.io/instance": "shop"}), json!([])), None);
 }
 
 #[test]
@@ -303,6 +361,87 @@ fn autoscalers_on_utilisation_hold_a_resource() {
     assert_eq!(followed(&index, "Deployment", "api"), [Resource::Cpu, Resource::Memory]);
 }
 
+fn opted_out(index: &Index, pod: &str) -> Option<bool> {
+    index.overrides(&key(pod)).map(|overrides| overrides.opted_out)
+}
+
+fn keeps_off(name: &str) -> Value {
+    json!({"metadata": {"name": name, "namespace": "default", "uid": format!("uid-{name}"),
+        "annotations": {"optipod.io/optimize": "false"}}})
+}
+
+#[test]
+fn cron_jobs_and_rollouts_speak_for_their_pods() {
+    let mut index = index();
+    let job: Job = object(json!({"metadata": {"name": "j", "namespace": "default", "uid": "uid-j",
+        "ownerReferences": owner("batch/v1", "CronJob", "cron")}}));
+    index.apply(Change::Jobs(Delta::Apply(Box::new(job))), at(0));
+    put_pod(&mut index, pod("of-job", 1, owner("batch/v1", "Job", "j")), 0);
+    assert_eq!(opted_out(&index, "of-job"), None, "its CronJob was not seen");
+    index.apply(Change::CronJobs(Delta::Apply(Box::new(object(keeps_off("cron"))))), at(0));
+    assert_eq!(opted_out(&index, "of-job"), Some(true));
+
+    let set = replica_set("rolled", owner("argoproj.io/v1alpha1", "Rollout", "ro"));
+    index.apply(Change::ReplicaSets(Delta::Apply(Box::new(set))), at(0));
+    put_pod(&mut index, pod("of-rollout", 2, owner("apps/v1", "ReplicaSet", "rolled")), 0);
+    assert_eq!(opted_out(&index, "of-rollout"), Some(false), "the kind is not served here");
+    index.apply(Change::Rollouts(Delta::Replace(vec![])), at(0));
+    assert_eq!(opted_out(&index, "of-rollout"), None, "now it is, and this one was not seen");
+    index.apply(Change::Rollouts(Delta::Apply(Box::new(object(keeps_off("ro"))))), at(0));
+    assert_eq!(opted_out(&index, "of-rollout"), Some(true));
+    assert_eq!(index.workload_of(&key("of-rollout")), Some(&workload("Rollout", "ro")));
+}
+
+#[test]
+fn a_workload_without_pods_rests_as_long_as_its_object_exists() {
+    let mut index = web();
+    let (web, set) = (workload("Deployment", "web"), workload("ReplicaSet", "web-1"));
+    let of = |index: &Index, workload| index.owner_of(workload).map(|owner| (owner.api_version, owner.uid));
+    let known = Some(("apps/v1".to_owned(), "uid-web".to_owned()));
+    assert_eq!((index.rests(&web), of(&index, &web)), (false, known.clone()));
+    let gone = object(pod("p", 1, owner("apps/v1", "ReplicaSet", "web-1")));
+    index.apply(Change::Pods(Delta::Delete(Box::new(gone))), at(1));
+    assert_eq!((index.rests(&web), of(&index, &web)), (true, known));
+    assert!(!index.rests(&set), "it is between the workload and its pods");
+    assert!(index.resting().eq([web.clone()]));
+    // one of the same name came before the old one was seen to go
+    let mut anew = deployment("web", json!({}));
+    anew.metadata.uid = Some("uid-anew".to_owned());
+    index.apply(Change::Deployments(Delta::Apply(Box::new(anew))), at(2));
+    index.apply(Change::Deployments(Delta::Delete(Box::new(deployment("web", json!({}))))), at(2));
+    assert_eq!(of(&index, &web).map(|(_, uid)| uid).as_deref(), Some("uid-anew"));
+    index.apply(Change::Deployments(Delta::Replace(vec![])), at(3));
+    assert!(!index.rests(&web));
+}
+
+#[test]
+fn bare_pods_and_custom_owners_are_referred_to() {
+    let mut index = index();
+    put_pod(&mut index, pod("bare", 1, json!([])), 0);
+    put_pod(&mut index, pod("pg-1", 2, owner("postgresql.cnpg.io/v1", "Cluster", "pg")), 0);
+    let bare = index.owner_of(&workload("Pod", "bare")).unwrap();
+    assert_eq!((bare.api_version.as_str(), bare.uid.as_str()), ("v1", "uid-bare-1"));
+    let reference = index.owner_of(&workload("Cluster", "pg")).unwrap().reference(&workload("Cluster", "pg"));
+    assert_eq!((reference.api_version.as_str(), reference.uid.as_str()), ("postgresql.cnpg.io/v1", "uid-pg"));
+    assert_eq!((reference.controller, reference.block_owner_deletion), (Some(false), Some(false)));
+}
+
+#[test]
+fn a_pod_that_room_is_made_for_counts_as_waiting() {
+    let mut index = web();
+    let mut waits = pod("waits", 9, json!([]));
+    waits["spec"].as_object_mut().unwrap().remove("nodeName");
+    waits["status"] = json!({"phase": "Pending", "nominatedNodeName": "n1"});
+    put_pod(&mut index, waits.clone(), 0);
+    let admitting = |index: &Index| index.node_loads(|_| Bytes(0))["n1"].admitting.clone();
+    assert_eq!(admitting(&index).as_deref(), Some("default/waits"));
+    let load = &index.node_loads_of([&key("p")])["n1"];
+    assert_eq!((load.admitting.as_deref(), load.requests), (Some("default/waits"), cpu_and_memory(200, 64)));
+    waits["status"] = json!({"phase": "Pending", "nominatedNodeName": ""});
+    put_pod(&mut index, waits, 1);
+    assert_eq!(admitting(&index), None);
+}
+
 #[test]
 fn synced_after_every_kind_was_listed() {
     let mut index = index();
@@ -313,6 +452,7 @@ fn synced_after_every_kind_was_listed() {
         Change::StatefulSets(Delta::Replace(vec![])),
         Change::DaemonSets(Delta::Replace(vec![])),
         Change::Jobs(Delta::Replace(vec![])),
+        Change::CronJobs(Delta::Replace(vec![])),
         Change::Nodes(Delta::Replace(vec![])),
         Change::Namespaces(Delta::Replace(vec![])),
         Change::Policies(Delta::Replace(vec![])),

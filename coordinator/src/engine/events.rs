@@ -1,0 +1,376 @@
+//! What makes a workload due before its policy is: use above its size, an OOM kill, throttling, memory near its limit, a
+//! container that starts, stops or becomes ready.
+//!
+//! Agents send no events of their own: what happens on a node is in its next frame. A record costs one look-up here; what
+//! it makes due is evaluated alone.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
+
+use optipod_common::frame::ContainerRecord;
+use optipod_common::histogram::MergedHistogram;
+use optipod_common::ident::{WorkloadContainer, WorkloadRef};
+use optipod_common::policy::{Mode, Percentile, Policy, Strategy};
+use optipod_common::recommend::{ContainerRecommendation, Sizing, StepKind};
+use optipod_common::resources::Amounts;
+use optipod_common::sample::{CPU_UNITS_PER_MILLICORE, MEMORY_UNIT_BYTES};
+use optipod_common::store::THROTTLED;
+use optipod_common::time::Timestamp;
+
+use super::evaluate::WorkloadOutcome;
+/// Least time between two evaluations of a workload that events ask for: its pods' frames come one after the other, and
+/// a resize takes about as long.
+const PACE: Duration = Duration::from_secs(5);
+
+/// Frames that end before this are replayed: what they tell is decided on with all else that comes.
+const NEWS_FOR: Duration = Duration::from_secs(60);
+
+/// Memory is near its limit from this share on, in thousandths.
+const NEAR: u64 = 900;
+
+/// Workloads that were evaluated, and those of them that something happened to.
+#[derive(Debug, Default)]
+pub struct Events {
+    watched: HashMap<WorkloadRef, Watched>,
+    due: BTreeSet<WorkloadRef>,
+}
+
+/// A workload that a policy is in charge of.
+#[derive(Debug)]
+struct Watched {
+    evaluated: Timestamp,
+    /// It gets more while it starts: that does not wait.
+    boosts: bool,
+    /// Which use of CPU counts; `None` = the highest second.
+    percentile: Option<Percentile>,
+    /// Share of a size from which on use is news, in thousandths.
+    trigger: u64,
+    /// By container. What is not here had no evidence yet: its first record is news.
+    levels: BTreeMap<String, Levels>,
+}
+
+/// What is no news about a container, however often it is seen.
+#[derive(Clone, Copy, Debug, Default)]
+struct Levels {
+    /// Millicores; `None` = whatever it uses, its size stays: bounds or a limit end it, or it has none.
+    cpu: Option<u64>,
+    /// Bytes.
+    memory: Option<u64>,
+    /// Highest memory that was decided on, in bytes.
+    peak: u64,
+    /// Throttling was decided on.
+    throttled: bool,
+}
+
+impl Events {
+    /// A workload was evaluated. `whole`: with its policy, at the policy's time; what events have told so far is
+    /// weighed anew.
+    pub fn evaluated(&mut self, policy: &Policy, outcome: &WorkloadOutcome, whole: bool, now: Timestamp) {
+        self.due.remove(&outcome.workload);
+        if policy.mode == Mode::Disabled {
+            self.watched.remove(&outcome.workload);
+            return;
+        }
+        let mut levels = levels_of(outcome);
+        let before = self.watched.get(&outcome.workload).filter(|_| !whole);
+        for (name, known) in before.into_iter().flat_map(|watched| &watched.levels) {
+            if let Some(new) = levels.get_mut(name) {
+                new.raise(known);
+            }
+        }
+        let percentile = match &policy.strategy {
+            Strategy::Adaptive(_) => None,
+            Strategy::Percentile | Strategy::Threshold(_) | Strategy::Expression(_) => {
+                Some(policy.percentile)
+            }
+        };
+        let trigger = match &policy.strategy {
+            Strategy::Threshold(params) => u64::from(params.scale_up_threshold.thousandths()),
+            _ => 1000,
+        };
+        let boosts = policy.startup.cpu.is_some() || policy.startup.memory.is_some();
+        let watched = Watched { evaluated: now, boosts, percentile, trigger, levels };
+        self.watched.insert(outcome.workload.clone(), watched);
+    }
+
+    /// A record of one of its containers came, whose interval ended at `end`. `requests`: what its pod requests for it.
+    pub fn record(
+        &mut self,
+        container: &WorkloadContainer,
+        (record, end): (&ContainerRecord, Timestamp),
+        requests: impl FnOnce() -> Amounts,
+        now: Timestamp,
+    ) {
+        let Some(watched) = self.watched.get_mut(&container.workload) else { return };
+        if now.since(end) < NEWS_FOR && watched.is_news(&container.container, record, requests) {
+            self.due.insert(container.workload.clone());
+        }
+    }
+
+    /// Something is to be looked at: a pod of it started, stopped or became ready, or what it waits for may be there.
+    pub fn put(&mut self, workload: &WorkloadRef) {
+        self.due.insert(workload.clone());
+    }
+
+    /// Those whose time has come, known or new.
+    pub fn take_due(&mut self, now: Timestamp) -> BTreeSet<WorkloadRef> {
+        let Self { watched, due } = self;
+        let waits = |known: &Watched| !known.boosts && now.since(known.evaluated) < PACE;
+        due.extract_if(.., |workload| !watched.get(workload).is_some_and(waits)).collect()
+    }
+
+    /// No policy is in charge of it any more.
+    pub fn forget(&mut self, workload: &WorkloadRef) {
+        self.watched.remove(workload);
+    }
+
+    /// Forgets workloads that are gone.
+    pub fn retain(&mut self, exists: impl Fn(&WorkloadRef) -> bool) {
+        self.watched.retain(|workload, _| exists(workload));
+    }
+}
+
+impl Watched {
+    fn is_news(&mut self, name: &str, record: &ContainerRecord, requests: impl FnOnce() -> Amounts) -> bool {
+        let Some(levels) = self.levels.get_mut(name) else { return true };
+        let cpu = match self.percentile {
+            None => record.cpu_second.max(),
+            Some(percentile) => {
+                let mut values = MergedHistogram::default();
+                values.add(&record.cpu_second);
+                values.quantile(percentile.permyriad()).unwrap_or(0)
+            }
+        };
+        let cpu = cpu.div_ceil(CPU_UNITS_PER_MILLICORE);
+        let memory = record.memory_working_set.max().saturating_mul(MEMORY_UNIT_BYTES);
+        let trigger = self.trigger;
+        let beyond = |level: Option<u64>, used: u64, size: Option<u64>| {
+            level.is_some_and(|level| used > level.max(size.unwrap_or(0)).saturating_mul(trigger) / 1000)
+        };
+        // the request is looked up only for what may be news
+        let requests = (beyond(levels.cpu, cpu, None) || beyond(levels.memory, memory, None)).then(requests);
+        let more = requests.is_some_and(|Amounts { cpu: request, memory: requested }| {
+            beyond(levels.cpu, cpu, request.map(|r| r.0))
+                || beyond(levels.memory, memory, requested.map(|r| r.0))
+        });
+        let throttled = levels.cpu.is_some()
+            && record.cpu.throttled_periods.saturating_mul(1000)
+                > record.cpu.periods.saturating_mul(THROTTLED);
+        let near = |limit: u64| memory.saturating_mul(1000) >= limit.saturating_mul(NEAR);
+        let near = memory > levels.peak && record.limits.memory.is_some_and(|limit| near(limit.0));
+        let news = record.oom_kills > 0 || more || near || (throttled && !levels.throttled);
+        if news {
+            let told = Levels {
+                cpu: levels.cpu.map(|_| cpu),
+                memory: levels.memory.map(|_| memory),
+                peak: memory,
+                throttled,
+            };
+            levels.raise(&told);
+        }
+        news
+    }
+}
+
+impl Levels {
+    /// The higher of both; what is without a level stays so.
+    fn raise(&mut self, other: &Self) {
+        let higher = |own: Option<u64>, other: Option<u64>| own.map(|own| own.max(other.unwrap_or(0)));
+        *self = Self {
+            cpu: higher(self.cpu, other.cpu),
+            memory: higher(self.memory, other.memory),
+            peak: self.peak.max(other.peak),
+            throttled: self.throttled || other.throttled,
+        };
+    }
+}
+
+fn levels_of(outcome: &WorkloadOutcome) -> BTreeMap<String, Levels> {
+    let mut levels: BTreeMap<String, Levels> = BTreeMap::new();
+    for pod in &outcome.pods {
+        for name in &pod.excluded {
+            levels.entry(name.clone()).or_default();
+        }
+        for size in &pod.sizes {
+            let ContainerRecommendation { container, cpu, memory, evidence } = size;
+            let own = Levels {
+                cpu: level(cpu),
+                memory: level(memory),
+                peak: evidence.memory_peak.0,
+                throttled: false,
+            };
+            match levels.get_mut(container) {
+                Some(known) => known.raise(&own),
+                None => {
+                    levels.insert(container.clone(), own);
+                }
+            }
+        }
+    }
+    levels
+}
+
+/// The size that use is compared with.
+fn level(sizing: &Sizing) -> Option<u64> {
+    let ends = [StepKind::BoundMax, StepKind::EnforcedMax, StepKind::LimitKept];
+    sizing.request.filter(|_| !ends.iter().any(|kind| sizing.has(*kind)))
+}
+
+#[cfg(test)]
+mod tests {
+    use optipod_common::frame::CgroupLimits;
+    use optipod_common::histogram::UsageHistogram;
+    use optipod_common::ident::{ContainerId, ContainerKey};
+    use optipod_common::policy::{Boost, Factor, Objective};
+    use optipod_common::quantity::{Bytes, MilliCpu};
+    use optipod_common::resources::{PodFacts, QosClass};
+    use optipod_common::sample::CpuCounters;
+
+    use super::*;
+    use crate::engine::PodOutcome;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_unix_seconds(1_800_000_000 + seconds)
+    }
+
+    fn app() -> WorkloadContainer {
+        let workload =
+            WorkloadRef { kind: "Deployment".into(), namespace: "shop".into(), name: "web".into() };
+        WorkloadContainer { workload, container: "app".into() }
+    }
+
+    fn sizing(request: u64, steps: &[StepKind]) -> Sizing {
+        let steps =
+            steps.iter().map(|kind| optipod_common::recommend::Step::new(*kind, request, "")).collect();
+        Sizing { request: Some(request), steps, ..Sizing::default() }
+    }
+
+    /// One container whose recommended size is 100m and 64Mi.
+    fn outcome(steps: &[StepKind]) -> WorkloadOutcome {
+        let size = ContainerRecommendation {
+            container: "app".into(),
+            cpu: sizing(100, steps),
+            memory: sizing(64 << 20, &[]),
+            evidence: optipod_common::recommend::EvidenceSummary::default(),
+        };
+        let decision = optipod_common::decide::Decision::Hold { held: Vec::new(), would: None };
+        let pod = PodOutcome {
+            facts: PodFacts::default(),
+            sizes: vec![size],
+            decision,
+            progress: None,
+            backoff: None,
+            excluded: vec!["proxy".into()],
+        };
+        WorkloadOutcome { workload: app().workload, pods: vec![pod] }
+    }
+
+    fn policy() -> Policy {
+        Policy { strategy: Strategy::Adaptive(Objective::Balanced), mode: Mode::Auto, ..Policy::default() }
+    }
+
+    fn used(millicores: u64, mebibytes: u64) -> ContainerRecord {
+        let memory = UsageHistogram::from_values(1000, [mebibytes * 16]);
+        ContainerRecord {
+            key: ContainerKey { id: ContainerId::from_bytes([1; 32]), inode: 1 },
+            pod: "d0511cd2-29d2-4215-be0f-f77bc0609d99".parse().unwrap(),
+            qos: QosClass::Burstable,
+            cpu_tick: UsageHistogram::new(100),
+            cpu_second: UsageHistogram::from_values(1000, [millicores * 10]),
+            memory_working_set: memory.clone(),
+            memory_total: memory,
+            cpu: CpuCounters { periods: 100, ..CpuCounters::default() },
+            oom_kills: 0,
+            limits: CgroupLimits { memory: Some(Bytes::from_mebibytes(1024)), ..CgroupLimits::default() },
+            ended: false,
+        }
+    }
+
+    /// Whether a record makes the workload due, whose pod requests 200m and 64Mi.
+    fn is_news(events: &mut Events, record: &ContainerRecord) -> bool {
+        let requests = || Amounts { cpu: Some(MilliCpu(200)), memory: Some(Bytes::from_mebibytes(64)) };
+        events.record(&app(), (record, at(10)), requests, at(11));
+        !events.take_due(at(100)).is_empty()
+    }
+
+    fn evaluated(steps: &[StepKind]) -> Events {
+        let mut events = Events::default();
+        events.evaluated(&policy(), &outcome(steps), true, at(0));
+        events
+    }
+
+    #[test]
+    fn use_above_both_sizes_is_news_until_it_was_decided_on() {
+        let mut events = evaluated(&[]);
+        for no_news in [used(50, 32), used(150, 64)] {
+            assert!(!is_news(&mut events, &no_news));
+        }
+        assert!(is_news(&mut events, &used(201, 32)));
+        assert!(!is_news(&mut events, &used(201, 32)), "the same again");
+        events.evaluated(&policy(), &outcome(&[]), false, at(20));
+        assert!(!is_news(&mut events, &used(201, 32)), "it was decided on alone");
+        assert!(is_news(&mut events, &used(300, 32)));
+        assert!(is_news(&mut events, &used(50, 65)));
+        events.evaluated(&policy(), &outcome(&[]), true, at(30));
+        assert!(is_news(&mut events, &used(201, 32)), "the policy's turn weighs anew");
+    }
+
+    #[test]
+    fn kills_throttling_and_memory_near_its_limit_are_news() {
+        let mut killed = used(1, 1);
+        killed.oom_kills = 1;
+        let mut throttled = used(1, 1);
+        throttled.cpu.throttled_periods = 3;
+        let mut near = used(1, 60);
+        near.limits.memory = Some(Bytes::from_mebibytes(64));
+        for record in [&killed, &throttled, &near] {
+            assert!(is_news(&mut evaluated(&[]), record), "{record:?}");
+        }
+        let mut events = evaluated(&[]);
+        assert!(is_news(&mut events, &throttled) && !is_news(&mut events, &throttled));
+        // a bound or a limit that is kept: nothing comes of it
+        for end in [StepKind::BoundMax, StepKind::LimitKept] {
+            let mut events = evaluated(&[end]);
+            assert!(!is_news(&mut events, &throttled) && !is_news(&mut events, &used(900, 1)), "{end:?}");
+            assert!(is_news(&mut events, &killed));
+        }
+    }
+
+    #[test]
+    fn first_use_is_news_and_that_of_an_excluded_container_is_not() {
+        let mut events = evaluated(&[]);
+        let unseen = WorkloadContainer { container: "new".into(), ..app() };
+        let proxy = WorkloadContainer { container: "proxy".into(), ..app() };
+        let stranger = WorkloadRef { name: "other".into(), ..app().workload };
+        events.record(&proxy, (&used(900, 900), at(10)), Amounts::default, at(11));
+        events.record(
+            &WorkloadContainer { workload: stranger, ..app() },
+            (&used(900, 900), at(10)),
+            Amounts::default,
+            at(11),
+        );
+        assert!(events.take_due(at(20)).is_empty());
+        events.record(&unseen, (&used(1, 1), at(10)), Amounts::default, at(600));
+        assert!(events.take_due(at(600)).is_empty(), "it is replayed");
+        events.record(&unseen, (&used(1, 1), at(10)), Amounts::default, at(11));
+        assert_eq!(events.take_due(at(20)).len(), 1);
+    }
+
+    #[test]
+    fn a_workload_is_evaluated_every_five_seconds_at_most_unless_its_start_is_boosted() {
+        let mut events = evaluated(&[]);
+        events.put(&app().workload);
+        assert!(events.take_due(at(4)).is_empty());
+        assert_eq!(events.take_due(at(5)).len(), 1);
+        assert!(events.take_due(at(6)).is_empty(), "once");
+        let mut boosts = policy();
+        boosts.startup.cpu = Some(Boost::Times(Factor::from_thousandths(2000).unwrap()));
+        events.evaluated(&boosts, &outcome(&[]), true, at(10));
+        events.put(&app().workload);
+        assert_eq!(events.take_due(at(10)).len(), 1);
+        // one that nobody evaluated yet
+        let new = WorkloadRef { name: "new".into(), ..app().workload };
+        events.put(&new);
+        assert_eq!(events.take_due(at(10)).into_iter().collect::<Vec<_>>(), [new]);
+    }
+}
