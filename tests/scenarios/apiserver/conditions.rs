@@ -49,7 +49,8 @@ async fn start(world: &World, name: &str, kubelet: &str) -> Result<String> {
 /// Events and status say why; then nothing happens for long.
 async fn taken_back(world: &World, namespace: &str, reason: &str, message: &str) -> Result<()> {
     let event = world.event(namespace, "p", reason).await?;
-    same("note", event.note, Some(format!("{message}; wanted: app: cpu request 100m > 480m")))?;
+    let expected = format!("{message}; wanted: app: cpu request 100m > 480m; policy {namespace}/auto");
+    same("note", event.note, Some(expected))?;
     let reverting = world.event(namespace, "p", "Reverting").await?;
     let expected = format!("app: cpu request 480m > 100m; because of {reason}; policy {namespace}/auto");
     same("note", reverting.note, Some(expected))?;

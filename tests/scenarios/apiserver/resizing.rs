@@ -68,11 +68,8 @@ pub async fn a_throttled_container_grows_with_its_limit(world: Arc<World>) -> Re
     same("owner of the resize", resizers(&after), vec![(FIELD_MANAGER.to_owned(), owned)])?;
     let resized = world.event(&namespace, "p", "Resized").await?;
     // the agent saw the new quota in the cgroup
-    same(
-        "note of the Event",
-        resized.note.as_deref(),
-        Some("app: cpu request 100m > 216m, cpu limit 200m > 440m"),
-    )
+    let expected = format!("app: cpu request 100m > 216m, cpu limit 200m > 440m; policy {namespace}/auto");
+    same("note of the Event", resized.note, Some(expected))
 }
 
 pub async fn recommend_and_disabled_change_nothing(world: Arc<World>) -> Result<()> {

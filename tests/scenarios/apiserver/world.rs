@@ -57,7 +57,8 @@ impl World {
         kubelet::register(&client).await?;
         // coordinators watch Rollouts where they are served
         lab.kubectl_with_input(&["apply", "--server-side", "-f", "-"], &objects::rollouts().to_string())?;
-        lab.kubectl(&["wait", "--for=condition=Established", "crd/rollouts.argoproj.io"])?;
+        let rollouts = ["get", "--raw", "/apis/argoproj.io/v1alpha1/rollouts"];
+        wait("Rollouts are served", SOON, async || lab.kubectl(&rollouts).ok()).await?;
         let chart = paths::workspace().join("deploy/chart");
         // helm creates definitions with the first release only, and this may be a run of many in one lab
         let definition = chart.join("crds/recommendations.yaml").to_string_lossy().into_owned();
