@@ -37,6 +37,8 @@ pub struct Chart {
 
 const WIDTH: f64 = 900.0;
 const HEIGHT: f64 = 600.0;
+/// What allocates more is drawn at the edge.
+const MOST: f64 = 220.0;
 /// Left, right, top, bottom of the area that holds the points.
 const AREA: [f64; 4] = [80.0, 870.0, 70.0, 540.0];
 const FONT: f64 = 12.0;
@@ -74,7 +76,8 @@ struct Axis {
 impl Axis {
     fn at(&self, value: f64) -> f64 {
         let [from, to] = self.ends;
-        let part = (value.max(self.lowest) / self.lowest).ln() / (self.highest / self.lowest).ln();
+        let part =
+            (value.clamp(self.lowest, self.highest) / self.lowest).ln() / (self.highest / self.lowest).ln();
         from + part * (to - from)
     }
 
@@ -101,7 +104,11 @@ impl Drawing {
         let harms = || chart.points.iter().map(|point| point.harm).filter(|harm| *harm > 0.0);
         let (low, high) = (allocations().fold(f64::MAX, f64::min), allocations().fold(1.0, f64::max));
         let (least, most) = (harms().fold(1.0, f64::min), harms().fold(0.01, f64::max));
-        let x = Axis { lowest: low.clamp(1.0, high) * 0.95, highest: high * 1.08, ends: [left, right] };
+        let x = Axis {
+            lowest: low.clamp(1.0, high) * 0.95,
+            highest: (high * 1.08).min(MOST),
+            ends: [left, right],
+        };
         let y = Axis { lowest: least * 0.6, highest: most * 1.5, ends: [bottom, top] };
         Self { x, y, taken: Vec::new(), dots: Vec::new() }
     }
@@ -141,7 +148,11 @@ impl Drawing {
         }
         for (point, name, colour) in named() {
             let at = self.place(point);
-            self.label(at, name, colour, svg);
+            if point.allocation > self.x.highest {
+                self.label(at, &format!("{name} ({:.0} %)", point.allocation), colour, svg);
+            } else {
+                self.label(at, name, colour, svg);
+            }
         }
     }
 
@@ -189,11 +200,11 @@ impl Drawing {
             right - left,
             bottom - top
         );
-        let middle = (top + bottom) / 2.0;
+        let middle = f64::midpoint(top, bottom);
         let _ = writeln!(
             svg,
             "<text x=\"{}\" y=\"{}\" text-anchor=\"middle\" fill=\"{OTHER}\">mean size, % of the peak (logarithmic)</text>",
-            (left + right) / 2.0,
+            f64::midpoint(left, right),
             bottom + 40.0
         );
         let _ = writeln!(

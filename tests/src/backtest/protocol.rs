@@ -231,7 +231,9 @@ mod tests {
     #[test]
     fn what_no_set_has_a_series_of_is_no_row() {
         let mut sets = short();
-        sets.iter_mut().for_each(|set| set.series.retain(|series| series.resource == Resource::Cpu));
+        for set in &mut sets {
+            set.series.retain(|series| series.resource == Resource::Cpu);
+        }
         let systems = [
             systems::adaptive(Target::Cpu, Objective::Safe),
             systems::adaptive(Target::Memory, Objective::Safe),

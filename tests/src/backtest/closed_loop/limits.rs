@@ -316,7 +316,7 @@ mod tests {
         demand[100] = 80_000;
         let product = |demand: &[u64]| throttled(demand, |_, peak| Box::new(Product::new(peak)));
         let calm = product(&demand);
-        assert!(calm.alloc < 60.0 && calm.under == 0.0, "{calm:?}");
+        assert!(calm.alloc < 100.0 && calm.under < 1e-9, "{calm:?}");
         demand[10_000..].fill(60_000);
         let busy = product(&demand);
         assert!(busy.under > 0.0 && busy.under < 50.0, "{busy:?}");

@@ -341,7 +341,7 @@ mod tests {
     fn room_of_one_helps_another_and_replicas_do_not() {
         let spiky = || workload(0, &with_peak(50, 130, 40..60), 100);
         let roomy = workload(0, &[50; 100], 100);
-        assert_eq!(run(&[spiky(), roomy], 1).oom_per_container_day, 0.0);
+        assert!(run(&[spiky(), roomy], 1).oom_per_container_day < 1e-9);
         assert!(run(&[spiky()], 10).oom_per_container_day > 0.0);
     }
 
@@ -349,7 +349,7 @@ mod tests {
     fn containers_meet_by_time_and_not_by_sample() {
         // both peak in their own minute 40, half an hour apart: the other's room is enough
         let of = |begin| workload(begin, &with_peak(50, 140, 40..50), 100);
-        assert_eq!(run(&[of(0), of(30)], 1).oom_per_container_day, 0.0);
+        assert!(run(&[of(0), of(30)], 1).oom_per_container_day < 1e-9);
         assert!(run(&[of(0), of(0)], 1).oom_per_container_day > 0.0);
     }
 
