@@ -229,7 +229,7 @@ fn qos_class_never_changes() {
     let burstable = decide(&auto(), &pod(resources((100, 64), (200, 64))), &wanted, &now());
     assert_eq!(plan(&burstable), "c: cpu request 100m > 199m", "one grain keeps the class");
     let mut any = auto();
-    any.update.min_change = Share::from_percent("0%").unwrap();
+    any.update.min_change = Share::from_percent("0%").ok();
     let nothing_left = decide(&any, &pod(resources((199, 64), (200, 64))), &wanted, &now());
     assert!(reasons(&nothing_left).contains(&Reason::QosWouldChange));
     // a limit that falls to its request, too

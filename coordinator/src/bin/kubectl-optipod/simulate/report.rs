@@ -169,18 +169,22 @@ fn detail(text: &mut String, recorded: &Recorded, simulated: &Simulated) {
     }
 }
 
+/// One side of what was simulated.
+type Side = fn(&Sums) -> &Outcome;
+
+fn declared_of(sums: &Sums) -> &Outcome {
+    &sums.declared
+}
+
+fn policy_of(sums: &Sums) -> &Outcome {
+    &sums.policy
+}
+
 /// A row for each policy, under that of what is declared.
 fn compare(text: &mut String, recorded: &Recorded, simulated: &[Simulated]) {
-    let sides: Vec<(&str, &Simulated, fn(&Sums) -> &Outcome)> = simulated
-        .first()
-        .map(|first| ("as declared", first, (|sums| &sums.declared) as fn(&Sums) -> &Outcome))
-        .into_iter()
-        .chain(
-            simulated
-                .iter()
-                .map(|one| (one.name.as_str(), one, (|sums| &sums.policy) as fn(&Sums) -> &Outcome)),
-        )
-        .collect();
+    let declared = simulated.first().map(|first| ("as declared", first, declared_of as Side));
+    let policies = simulated.iter().map(|one| (one.name.as_str(), one, policy_of as Side));
+    let sides: Vec<(&str, &Simulated, Side)> = declared.into_iter().chain(policies).collect();
     let width = sides.iter().map(|(name, ..)| name.chars().count()).max().unwrap_or(0);
     let cost = if recorded.prices.is_some() { "cost" } else { "" };
     // writing to a text cannot fail
@@ -288,12 +292,12 @@ pub fn json(recorded: &Recorded, simulated: &[Simulated]) -> Value {
                 .iter()
                 .map(|(reason, count)| (reason.as_str().to_owned(), (*count).into()))
                 .collect();
-            let mut policy = side(one, |sums| &sums.policy);
-            policy["name"] = one.name.clone().into();
-            policy["evaluations"] = one.replayed.evaluations.into();
-            policy["changes"] = changes.into();
-            policy["held"] = held.into();
-            policy
+            let Value::Object(mut policy) = side(one, policy_of) else { return Value::Null };
+            policy.insert("name".to_owned(), one.name.clone().into());
+            policy.insert("evaluations".to_owned(), one.replayed.evaluations.into());
+            policy.insert("changes".to_owned(), changes.into());
+            policy.insert("held".to_owned(), held.into());
+            Value::Object(policy)
         })
         .collect();
     json!({
@@ -301,7 +305,7 @@ pub fn json(recorded: &Recorded, simulated: &[Simulated]) -> Value {
         "stepSeconds": recorded.usage.step.as_secs_f64(),
         "hours": recorded.hours(),
         "notSimulated": NOT_SIMULATED,
-        "declared": simulated.first().map(|one| side(one, |sums| &sums.declared)),
+        "declared": simulated.first().map(|one| side(one, declared_of)),
         "policies": policies,
     })
 }
