@@ -264,7 +264,8 @@ impl Governed {
         let (expert, shadow, _) = if worth_it { cheapest } else { kept };
         self.expert = expert;
         let close = level > scaled(self.size, u64::from(tuning.trigger));
-        let urgent = level > self.size || (close && shadow.rose);
+        // the first size of all is no answer to an overrun
+        let urgent = self.size > 0 && (level > self.size || (close && shadow.rose));
         let burst = if urgent { scaled(level, 1000 + u64::from(tuning.burst)) } else { 0 };
         let wanted = shadow.size.max(burst);
         let since = |at: Option<i64>, minutes| at.is_none_or(|at| minute - at >= i64::from(minutes));
