@@ -323,11 +323,6 @@ impl World {
         self.engine.on_change(Change::Pods(applied(&self.pods[pod].json)), self.now);
     }
 
-    /// From now on it wants this.
-    pub fn demand(&mut self, pod: &str, demand: Demand) {
-        self.pods.get_mut(pod).unwrap().demand = demand;
-    }
-
     /// The kernel kills the container for memory; it goes on at once.
     pub fn kill_for_memory(&self, pod: &str) {
         fs::write(self.pods[pod].cgroup.join("memory.events"), "oom 1\noom_kill 1\n").unwrap();
