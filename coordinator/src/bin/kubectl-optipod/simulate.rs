@@ -93,9 +93,10 @@ pub fn run(options: &Options) -> Result<String> {
 fn usage_text(path: &Path) -> Result<String> {
     let bytes = files::bytes(path)?;
     let mut text = String::new();
-    let read = match bytes.starts_with(&[0x1f, 0x8b]) {
-        true => MultiGzDecoder::new(&bytes[..]).read_to_string(&mut text),
-        false => (&bytes[..]).read_to_string(&mut text),
+    let read = if bytes.starts_with(&[0x1f, 0x8b]) {
+        MultiGzDecoder::new(&bytes[..]).read_to_string(&mut text)
+    } else {
+        (&bytes[..]).read_to_string(&mut text)
     };
     read.with_context(|| format!("{}", path.display()))?;
     Ok(text)
