@@ -118,11 +118,11 @@ pub fn score(system: &System, series: &Series) -> Metrics {
 /// Runs every system over every series of its resource.
 pub fn run(sets: &[Set], systems: &[System]) -> Report {
     let measured: Vec<(&System, PerSet)> =
-        systems.iter().map(|system| (system, measure(system, sets))).collect();
+        systems.par_iter().map(|system| (system, measure(system, sets))).collect();
     // what no set has a series of is not a row of zeros
     let measured: Vec<_> = measured.into_iter().filter(|(_, of)| !of.is_empty()).collect();
     let reports = measured
-        .iter()
+        .par_iter()
         .map(|(system, measured_one)| {
             let opponents = measured.iter().filter(|(other, _)| {
                 system.objective.is_some() && other.objective.is_none() && other.resource == system.resource

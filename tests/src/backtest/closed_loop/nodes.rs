@@ -53,7 +53,7 @@ pub fn run(sets: &[Set], systems: &[System]) -> Vec<SystemReport> {
         system.resource == Target::MemoryRequest && !hindsight.contains(&system.name.as_str())
     };
     let systems: Vec<&System> = systems.iter().filter(replayable).collect();
-    systems.into_iter().flat_map(|system| reports(sets, system)).collect()
+    systems.into_par_iter().flat_map_iter(|system| reports(sets, system)).collect()
 }
 
 /// A report of each case.

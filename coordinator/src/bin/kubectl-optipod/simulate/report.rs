@@ -22,6 +22,11 @@ const NOT_SIMULATED: [&str; 4] = [
     "start-ups, other pods, quotas, room on nodes and resizes that the kubelet refuses",
 ];
 
+/// Without or with the policy.
+type Side = fn(&Sums) -> &Outcome;
+const DECLARED: Side = |sums| &sums.declared;
+const POLICY: Side = |sums| &sums.policy;
+
 /// What was recorded, and the owner's side of it.
 pub struct Recorded {
     /// Use.
@@ -91,7 +96,7 @@ impl Simulated {
     }
 
     /// What requests cost over the recording; `None` without prices.
-    fn cost(&self, recorded: &Recorded, side: fn(&Sums) -> &Outcome) -> Option<f64> {
+    fn cost(&self, recorded: &Recorded, side: Side) -> Option<f64> {
         let prices = recorded.prices?;
         let hours = |resource| {
             self.of(resource).map_or(0.0, |sums| recorded.amount_hours(resource, side(sums).allocated))
@@ -145,7 +150,7 @@ fn detail(text: &mut String, recorded: &Recorded, simulated: &Simulated) {
         let _ = writeln!(text, "  {:.2} {unit} {what}", amount.abs());
     }
     if let (Some(before), Some(after)) =
-        (simulated.cost(recorded, |sums| &sums.declared), simulated.cost(recorded, |sums| &sums.policy))
+        (simulated.cost(recorded, DECLARED), simulated.cost(recorded, POLICY))
     {
         let _ = writeln!(text, "cost of the requests: {before:.4} as declared, {after:.4} with the policy");
     }
@@ -169,22 +174,11 @@ fn detail(text: &mut String, recorded: &Recorded, simulated: &Simulated) {
     }
 }
 
-/// One side of what was simulated.
-type Side = fn(&Sums) -> &Outcome;
-
-fn declared_of(sums: &Sums) -> &Outcome {
-    &sums.declared
-}
-
-fn policy_of(sums: &Sums) -> &Outcome {
-    &sums.policy
-}
-
 /// A row for each policy, under that of what is declared.
 fn compare(text: &mut String, recorded: &Recorded, simulated: &[Simulated]) {
-    let declared = simulated.first().map(|first| ("as declared", first, declared_of as Side));
-    let policies = simulated.iter().map(|one| (one.name.as_str(), one, policy_of as Side));
-    let sides: Vec<(&str, &Simulated, Side)> = declared.into_iter().chain(policies).collect();
+    let declared = simulated.iter().take(1).map(|first| ("as declared", first, DECLARED));
+    let policies = simulated.iter().map(|one| (one.name.as_str(), one, POLICY));
+    let sides: Vec<(&str, &Simulated, Side)> = declared.chain(policies).collect();
     let width = sides.iter().map(|(name, ..)| name.chars().count()).max().unwrap_or(0);
     let cost = if recorded.prices.is_some() { "cost" } else { "" };
     // writing to a text cannot fail
@@ -249,7 +243,7 @@ fn row(text: &mut String, resource: Resource, what: &str, outcome: &Outcome) {
 
 /// The answer for programs: cores and MiB, shares in percent, what is given back in core-hours and GiB-hours.
 pub fn json(recorded: &Recorded, simulated: &[Simulated]) -> Value {
-    let resource = |one: &Simulated, resource, side: fn(&Sums) -> &Outcome| {
+    let resource = |one: &Simulated, resource, side: Side| {
         let Some(sums) = one.of(resource) else { return Value::Null };
         let outcome = side(sums);
         let unit = match resource {
@@ -268,12 +262,13 @@ pub fn json(recorded: &Recorded, simulated: &[Simulated]) -> Value {
                 - recorded.amount_hours(resource, outcome.allocated),
         })
     };
-    let side = |one: &Simulated, side: fn(&Sums) -> &Outcome| {
-        json!({
-            "cpu": resource(one, Resource::Cpu, side),
-            "memory": resource(one, Resource::Memory, side),
-            "cost": one.cost(recorded, side),
-        })
+    let side = |one: &Simulated, side: Side| {
+        [
+            ("cpu", resource(one, Resource::Cpu, side)),
+            ("memory", resource(one, Resource::Memory, side)),
+            ("cost", one.cost(recorded, side).into()),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
     };
     let policies: Vec<Value> = simulated
         .iter()
@@ -292,12 +287,14 @@ pub fn json(recorded: &Recorded, simulated: &[Simulated]) -> Value {
                 .iter()
                 .map(|(reason, count)| (reason.as_str().to_owned(), (*count).into()))
                 .collect();
-            let Value::Object(mut policy) = side(one, policy_of) else { return Value::Null };
-            policy.insert("name".to_owned(), one.name.clone().into());
-            policy.insert("evaluations".to_owned(), one.replayed.evaluations.into());
-            policy.insert("changes".to_owned(), changes.into());
-            policy.insert("held".to_owned(), held.into());
-            Value::Object(policy)
+            let rest = [
+                ("name", one.name.clone().into()),
+                ("evaluations", one.replayed.evaluations.into()),
+                ("changes", changes.into()),
+                ("held", held.into()),
+            ];
+            let rest = rest.map(|(name, value): (_, Value)| (name.to_owned(), value));
+            side(one, POLICY).into_iter().chain(rest).collect::<Value>()
         })
         .collect();
     json!({
@@ -305,7 +302,7 @@ pub fn json(recorded: &Recorded, simulated: &[Simulated]) -> Value {
         "stepSeconds": recorded.usage.step.as_secs_f64(),
         "hours": recorded.hours(),
         "notSimulated": NOT_SIMULATED,
-        "declared": simulated.first().map(|one| side(one, declared_of)),
+        "declared": simulated.first().map(|one| Value::from_iter(side(one, DECLARED))),
         "policies": policies,
     })
 }
