@@ -86,33 +86,26 @@ impl Tunings {
 /// Few steps down, each as small as need be: a size that falls slowly is above the next peak more often, at no more
 /// resizes than one that falls by leaps.
 const BALANCED: Tuning = Tuning {
-    overrun_weight: 6300,
+    overrun_weight: 6400,
     exceed_weight: 0,
-    change_weight: 1100,
+    change_weight: 1000,
     switch: 4,
     dead_down: 10,
     dead_up: 50,
     cooldown: 120,
-    settle: 0,
+    settle: 10,
     trigger: 1000,
     burst: 150,
 };
 
 const CPU: Tunings = Tunings {
-    savings: Tuning {
-        overrun_weight: 3000,
-        change_weight: 1000,
-        dead_up: 30,
-        cooldown: 30,
-        burst: 200,
-        ..BALANCED
-    },
+    savings: Tuning { overrun_weight: 3000, dead_up: 30, cooldown: 30, burst: 200, ..BALANCED },
     balanced: BALANCED,
     // what is above the size hurts by happening at all, so the size moves before use reaches it
     safe: Tuning {
-        overrun_weight: 17_000,
-        exceed_weight: 19_000,
-        change_weight: 1500,
+        overrun_weight: 18_000,
+        exceed_weight: 23_000,
+        change_weight: 1300,
         dead_up: 15,
         cooldown: 130,
         trigger: 800,
@@ -131,7 +124,7 @@ const MEMORY: Tunings = Tunings {
 /// A size that is the limit too: use above it is a kill, so a raise leaves much room and stays a while, and a resize has to
 /// pay for itself over hours.
 const LIMIT: Tuning = Tuning {
-    overrun_weight: 200_000,
+    overrun_weight: 240_000,
     exceed_weight: 0,
     change_weight: 20_000,
     switch: 5,

@@ -314,7 +314,8 @@ impl History {
                 evidence.recent.fresh |= parts.cpu || parts.memory;
                 slot.add_recent(evidence, parts, resized.is_none_or(|resized| start >= resized + FINE_SLOT));
             }
-            if end > from {
+            // a coarse slot reaches into a short window before what it holds does
+            if end > from && now - youngest(width) > from {
                 slot.add_to(evidence, parts);
                 if parts.coverage && end + FRAME_LAG <= now {
                     evidence.observed += slot.observed;
@@ -416,6 +417,12 @@ fn merge_series(into: &mut BTreeMap<u32, UsageHistogram>, from: &UsageHistogram)
         let merged = into.entry(length).or_insert_with(|| UsageHistogram::new(length)).merge(from);
         debug_assert!(merged.is_ok(), "series are keyed by their slot length");
     }
+}
+
+/// What a slot of this width holds is at least so old.
+fn youngest(width: Duration) -> Duration {
+    let finer = TIERS.iter().rev().find(|(_, finer)| *finer < width);
+    finer.map_or(Duration::ZERO, |(up_to, _)| *up_to)
 }
 
 /// Start and width of the slot that holds `at`.

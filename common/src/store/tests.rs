@@ -526,6 +526,20 @@ fn throttling_before_a_resize_says_nothing_about_the_size_after_it() {
 }
 
 #[test]
+fn a_short_window_leaves_out_what_a_coarse_slot_holds_of_before() {
+    let mut history = History::default();
+    for n in 0..24 {
+        // two minutes of much, then little
+        let used = if n < 8 { 900 } else { 100 };
+        add(&mut history, &record(&[used], &[1]), (at(n * 15), at(n * 15 + 15)), at(n * 15 + 15));
+        history.compact(at(n * 15 + 15), MINUTE * 60);
+    }
+    let mean = |window| evidence(&history, at(360), window).cpu_seconds().unwrap().mean();
+    assert_eq!(mean(MINUTE * 2), Some(100));
+    assert!(mean(MINUTE * 60) > Some(300));
+}
+
+#[test]
 fn limits_that_throttled_are_remembered_whatever_the_order_of_frames() {
     let frame = |i: i64| {
         let mut throttled = record(&[1], &[1]);
