@@ -17,10 +17,12 @@ use super::{
     trace::Set,
 };
 
-const OVERRUN_WEIGHTS: [u32; 6] = [10, 30, 100, 300, 1000, 3000];
-const EXCEED_WEIGHTS: [u32; 2] = [0, 120_000];
-const CHANGE_WEIGHTS: [u32; 3] = [500, 4000, 16_000];
-const COOLDOWNS: [u32; 2] = [30, 240];
+/// What the shipped constants are multiplied with, in percent.
+const OVERRUN_PERCENT: [u32; 6] = [10, 30, 100, 250, 600, 2000];
+const CHANGE_PERCENT: [u32; 3] = [30, 100, 400];
+const COOLDOWN_PERCENT: [u32; 2] = [25, 100];
+/// What an exceeded minute costs, as in [`Tuning::exceed_weight`].
+const EXCEED_WEIGHTS: [u32; 2] = [0, 23_000];
 
 /// Sizes nothing that could be looked for: twice the peak is off the chart.
 const NOT_PLOTTED: &str = "declared";
@@ -100,11 +102,12 @@ fn print(title: &str, rows: &[(Tuning, Metrics)]) {
 
 fn grid(sized: Target) -> Vec<Tuning> {
     let base = Tunings::of(sized.size()).balanced;
+    let of = |value: u32, percent: u32| (value * percent).div_ceil(100);
     let mut grid = Vec::new();
-    for overrun_weight in OVERRUN_WEIGHTS {
+    for overrun_weight in OVERRUN_PERCENT.map(|percent| of(base.overrun_weight, percent)) {
         for exceed_weight in EXCEED_WEIGHTS {
-            for change_weight in CHANGE_WEIGHTS {
-                for cooldown in COOLDOWNS {
+            for change_weight in CHANGE_PERCENT.map(|percent| of(base.change_weight, percent)) {
+                for cooldown in COOLDOWN_PERCENT.map(|percent| of(base.cooldown, percent)) {
                     grid.push(Tuning { overrun_weight, exceed_weight, change_weight, cooldown, ..base });
                 }
             }
