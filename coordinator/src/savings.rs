@@ -32,6 +32,7 @@ pub fn account(savings: &Savings, before: Option<&Account>) -> Account {
     Account {
         requested: totals(savings.requested, |account| &account.requested),
         used: totals(savings.used, |account| &account.used),
+        reclaimed: totals(savings.reclaimed, |account| &account.reclaimed),
         reclaimable: totals(savings.reclaimable, |account| &account.reclaimable),
         missing: totals(savings.missing, |account| &account.missing),
     }

@@ -72,6 +72,8 @@ pub struct Account {
     pub requested: Totals,
     /// What they use on average, within the rolling window.
     pub used: Totals,
+    /// What owners declare beyond what they request, where a replacement keeps their size.
+    pub reclaimed: Totals,
     /// What they request beyond what is recommended.
     pub reclaimable: Totals,
     /// What is recommended beyond what they request.

@@ -7,6 +7,7 @@ mod files;
 mod labels;
 mod lint;
 mod output;
+mod prices;
 mod savings;
 mod simulate;
 mod vpa;
@@ -57,6 +58,8 @@ enum Command {
         /// Only policies of this namespace. Default: all.
         #[arg(long, short)]
         namespace: Option<String>,
+        #[command(flatten)]
+        prices: prices::Options,
         /// Context of the kubeconfig.
         #[arg(long)]
         context: Option<String>,
@@ -115,8 +118,9 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
             output::print(&simulate::run(options)?)?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Savings { namespace, context } => {
-            output::print(&wait(savings::fetch(namespace.as_deref(), context.as_deref()))?)?;
+        Command::Savings { namespace, prices, context } => {
+            let table = savings::fetch(namespace.as_deref(), prices.prices(), context.as_deref());
+            output::print(&wait(table)?)?;
             Ok(ExitCode::SUCCESS)
         }
     }

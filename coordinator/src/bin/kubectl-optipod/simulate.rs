@@ -13,13 +13,13 @@ use optipod_common::policy::{Policy, Violation};
 use optipod_common::quantity::{Bytes, MilliCpu};
 use optipod_common::replay::replay_policy;
 use optipod_common::resources::{Amounts, Resources};
-use optipod_common::savings::Prices;
 use optipod_coordinator::api::convert::to_policy;
 use optipod_coordinator::api::lint::lint;
 use optipod_coordinator::expression::Cel;
 use serde_json::Value;
 
 use super::files::{self, is};
+use super::prices;
 use report::{Recorded, Simulated};
 
 /// What is simulated.
@@ -49,20 +49,11 @@ pub struct Options {
     /// Memory limit that the owner declares.
     #[arg(long)]
     pub memory_limit: Option<Bytes>,
-    /// Price of one requested core for one hour, in any currency. With both prices what is given back is told in money.
-    #[arg(long, value_parser = price, requires = "price_gibibyte_hour")]
-    pub price_core_hour: Option<f64>,
-    /// Price of one requested GiB of memory for one hour.
-    #[arg(long, value_parser = price, requires = "price_core_hour")]
-    pub price_gibibyte_hour: Option<f64>,
+    #[command(flatten)]
+    pub prices: prices::Options,
     /// JSON instead of text.
     #[arg(long)]
     pub json: bool,
-}
-
-fn price(text: &str) -> Result<f64, String> {
-    let price = text.parse().ok().filter(|price: &f64| price.is_finite() && *price >= 0.0);
-    price.ok_or_else(|| format!("{text:?} is not a price: expected a number, 0 or more, such as 0.04"))
 }
 
 /// Reads the files and plays the policies.
@@ -70,12 +61,7 @@ pub fn run(options: &Options) -> Result<String> {
     let policies = policies(&files::objects(&options.policy)?, options.name.as_deref())?;
     let place = options.usage.display().to_string();
     let usage = trace::read(&usage_text(&options.usage)?, options.series.as_deref()).context(place)?;
-    let prices = options.price_core_hour.zip(options.price_gibibyte_hour);
-    let recorded = Recorded {
-        usage,
-        declared: declared(options)?,
-        prices: prices.map(|(core_hour, gibibyte_hour)| Prices { core_hour, gibibyte_hour }),
-    };
+    let recorded = Recorded { usage, declared: declared(options)?, prices: options.prices.prices() };
     let simulated: Vec<Simulated> = policies
         .into_iter()
         .map(|(name, policy)| {
@@ -175,8 +161,7 @@ spec:
             cpu_limit: None,
             memory_request: None,
             memory_limit: None,
-            price_core_hour: None,
-            price_gibibyte_hour: None,
+            prices: prices::Options::default(),
             json: false,
         }
     }
@@ -229,8 +214,7 @@ spec:
 
     #[test]
     fn policies_are_compared_in_money() {
-        let priced =
-            Options { price_core_hour: Some(0.04), price_gibibyte_hour: Some(0.005), ..options("1") };
+        let priced = Options { prices: prices::Options::of(0.04, 0.005), ..options("1") };
         let text = said(&files(&two(), false), priced);
         let rows: Vec<Vec<&str>> = text
             .lines()
@@ -247,8 +231,7 @@ spec:
 
     #[test]
     fn json_says_the_same() {
-        let priced =
-            Options { price_core_hour: Some(0.04), price_gibibyte_hour: Some(0.005), ..options("1") };
+        let priced = Options { prices: prices::Options::of(0.04, 0.005), ..options("1") };
         let text = said(&files(&two(), false), Options { json: true, ..priced });
         let value: Value = serde_json::from_str(&text).unwrap();
         assert_eq!((&value["samples"], &value["hours"]), (&360.into(), &6.0.into()));
@@ -302,6 +285,5 @@ spec:
         assert!(declared(&none).unwrap_err().to_string().contains("nothing is declared"));
         let above = Options { cpu_limit: Some(MilliCpu(10)), ..options("1") };
         assert!(declared(&above).unwrap_err().to_string().contains("above its limit"));
-        assert!(price("-1").unwrap_err().contains("not a price") && price("0.04").is_ok());
     }
 }
