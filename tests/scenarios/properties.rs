@@ -758,13 +758,26 @@ proptest! {
     }
 }
 
+/// Cases with a real API server, and with a real node.
+const WITH_A_CLUSTER: [&str; 7] = [
+    include_str!("apiserver/policies.rs"),
+    include_str!("apiserver/recommendations.rs"),
+    include_str!("apiserver/refusals.rs"),
+    include_str!("apiserver/resizing.rs"),
+    include_str!("apiserver/scope.rs"),
+    include_str!("node/policies.rs"),
+    include_str!("node/resizing.rs"),
+];
+
+fn tagged(text: &str) -> BTreeSet<u32> {
+    let tags = text.lines().filter_map(|line| line.trim().strip_prefix("/// Property "));
+    tags.filter_map(|rest| rest.split(':').next()?.parse().ok()).collect()
+}
+
 #[test]
 fn each_of_the_32_properties_has_a_test() {
-    let text = include_str!("properties.rs");
-    let tagged: BTreeSet<u32> = text
-        .lines()
-        .filter_map(|line| line.trim().strip_prefix("/// Property "))
-        .filter_map(|rest| rest.split(':').next()?.parse().ok())
-        .collect();
-    assert_eq!(tagged, (1..=32).collect());
+    assert_eq!(tagged(include_str!("properties.rs")), (1..=32).collect());
+    // what is about objects and kernels is shown there too
+    let shown: BTreeSet<u32> = WITH_A_CLUSTER.into_iter().flat_map(tagged).collect();
+    assert_eq!(shown, BTreeSet::from([2, 3, 8, 10, 15, 18, 19, 21, 23, 26, 27, 29]));
 }

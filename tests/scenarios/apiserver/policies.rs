@@ -87,6 +87,7 @@ pub async fn stored_policies_that_break_rules_are_reported(world: Arc<World>) ->
     Ok(())
 }
 
+/// Property 15: policy validation
 pub async fn every_rule_of_the_crd_refuses_with_its_message(world: Arc<World>) -> Result<()> {
     let folder = paths::workspace().join("tests/scenarios/golden");
     let cases: Vec<(String, Value)> = {

@@ -14,6 +14,7 @@ use crate::coordinator::OWN_NAMESPACE;
 use crate::objects::{pod, resizers, resources, size, sizes};
 use crate::world::{SOON, World, same, wait};
 
+/// Property 10: recommendation format completeness
 pub async fn it_tells_how_it_came_about_and_goes_with_its_workload(world: Arc<World>) -> Result<()> {
     let namespace = world.namespace("told").await?;
     world.apply(&namespace, &pod("p", "follow", &resources("1", "", "2", ""), (100, 64))).await?;
@@ -66,6 +67,7 @@ pub async fn a_strategy_of_another_version_only_shows(world: Arc<World>) -> Resu
     same("pinned version", policy.strategy.map(|strategy| strategy.version), Some(1))
 }
 
+/// Property 29: global dry-run mode
 pub async fn a_dry_run_is_switched_while_coordinators_run(world: Arc<World>) -> Result<()> {
     let maps: Api<ConfigMap> = Api::namespaced(world.client.clone(), OWN_NAMESPACE);
     let say = async |text: &str| {

@@ -59,6 +59,7 @@ pub async fn a_limit_range_is_reported_and_not_asked_again_at_once(world: Arc<Wo
     Refused { namespace: &namespace, reason: "LimitRangeViolated", part }.hold(&world).await
 }
 
+/// Property 26: failure event creation
 pub async fn a_quota_is_reported_and_not_asked_again_at_once(world: Arc<World>) -> Result<()> {
     let namespace = world.namespace("quota").await?;
     let spec = json!({"hard": {"requests.cpu": "200m"}});

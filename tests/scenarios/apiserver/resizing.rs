@@ -14,6 +14,9 @@ use crate::coordinator::CONTESTED;
 use crate::objects::{merge, pod, resizers, resources, size, sizes, template};
 use crate::world::{SOON, World, same, wait};
 
+/// Property 2: sufficient data triggers updates
+/// Property 3: updates preserve limits
+/// Property 23: status timestamp tracking
 pub async fn requests_shrink_and_nothing_else_changes(world: Arc<World>) -> Result<()> {
     let namespace = world.namespace("shrink").await?;
     let mut template = template("follow", &resources("1", "512Mi", "2", "1Gi"), (100, 64));
@@ -72,6 +75,9 @@ pub async fn a_throttled_container_grows_with_its_limit(world: Arc<World>) -> Re
     same("note of the Event", resized.note, Some(expected))
 }
 
+/// Property 8: recommend mode prevents modifications
+/// Property 18: recommend mode stores only
+/// Property 19: disabled mode stops processing
 pub async fn recommend_and_disabled_change_nothing(world: Arc<World>) -> Result<()> {
     let namespace = world.namespace("hands-off").await?;
     for (name, mode) in [("recommend", "Recommend"), ("disabled", "Disabled"), ("auto", "Auto")] {

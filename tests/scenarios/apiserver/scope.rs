@@ -97,6 +97,7 @@ pub async fn protected_pods_are_never_touched(world: Arc<World>) -> Result<()> {
 }
 
 /// Every way in which a tenant may try to have power over a neighbour's pods, with the neighbour's pod as the witness.
+/// Property 27: multi-tenant scoping
 pub async fn a_tenant_never_reaches_a_neighbour(world: Arc<World>) -> Result<()> {
     let (tenant, neighbour) = (world.namespace("attacker").await?, world.namespace("neighbour").await?);
     let over_asking = resources("1", "", "2", "");

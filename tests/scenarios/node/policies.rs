@@ -25,6 +25,7 @@ fn expect_untouched(space: &Space<'_>, name: &str, settled: &Pod) -> Result<()> 
     Ok(())
 }
 
+/// Property 8: recommend mode prevents modifications
 pub fn recommend_mode_changes_nothing(space: &Space<'_>) -> Result<()> {
     space.create()?;
     Pod::start(space, "watched", OVER_ASKING)?;
@@ -42,6 +43,7 @@ pub fn recommend_mode_changes_nothing(space: &Space<'_>) -> Result<()> {
     space.expect_verdict("recommend", "watched", "Recommended", "ModeRecommend").map(drop)
 }
 
+/// Property 19: disabled mode stops processing
 pub fn disabled_mode_changes_nothing(space: &Space<'_>) -> Result<()> {
     space.create()?;
     Pod::start(space, "left-alone", OVER_ASKING)?;
@@ -62,6 +64,7 @@ pub fn disabled_mode_changes_nothing(space: &Space<'_>) -> Result<()> {
 }
 
 /// The whole table is in `scenarios/golden`; these go the way that a person's go, through kubectl.
+/// Property 15: policy validation
 pub fn invalid_policies_are_refused_with_field_and_rule(space: &Space<'_>) -> Result<()> {
     space.create()?;
     let refused: [(Value, &str, &str); 6] = [

@@ -19,6 +19,7 @@ fn both() -> serde_json::Value {
     json!({"updateRequestsOnly": false, "limits": {"cpu": {"type": "Ratio"}, "memory": {"type": "Ratio"}}})
 }
 
+/// Property 21: in-place resize preference
 pub fn cpu_request_and_limit_shrink_in_place(space: &Space<'_>) -> Result<()> {
     space.create()?;
     let before = Pod::start(space, "over-asking", OVER_ASKING)?;
@@ -74,6 +75,7 @@ pub fn throttled_container_grows_in_place(space: &Space<'_>) -> Result<()> {
     })
 }
 
+/// Property 3: updates preserve limits
 pub fn memory_request_falls_with_limits_untouched(space: &Space<'_>) -> Result<()> {
     space.create()?;
     let demand = Demand { requests: ("50m", "192Mi"), limits: ("200m", "256Mi"), uses: (10, 32) };
