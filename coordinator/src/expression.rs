@@ -6,6 +6,8 @@
 //! `cpu` and `memory` each have `p(n)` (percentile, 0 to 100), `peak`, `mean`, `samples`, `request`, `limit`; there are
 //! `cpu.throttled` (share of periods), `memory.oomKills`, `min(..)`, `max(..)`. CPU is in cores, memory in bytes.
 
+use std::cmp::Ordering;
+
 use cel::common::ast::{CallExpr, Expr, IdedExpr, LiteralValue, SelectExpr, operators};
 use cel::parser::Parser;
 use optipod_common::expression::{Expressions, Present, Statistics, to_amount};
@@ -56,6 +58,9 @@ pub fn try_out(resource: Resource, source: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// Text in quotes and comments, of which formulas have no use: brackets within would hide others from the count of them.
+const HIDES: [&str; 4] = ["'", "\"", "`", "//"];
+
 /// The deepest nesting of brackets, plus all conditions, each of which may nest in the one before.
 fn nesting(source: &str) -> u16 {
     let (mut depth, mut deepest, mut conditions) = (0_u16, 0_u16, 0_u16);
@@ -74,6 +79,9 @@ fn nesting(source: &str) -> u16 {
 fn parse(source: &str) -> Result<IdedExpr, String> {
     if source.len() > ExpressionParams::MAX_LENGTH {
         return Err(format!("has {} bytes: at most {} are read", source.len(), ExpressionParams::MAX_LENGTH));
+    }
+    if HIDES.iter().any(|hides| source.contains(hides)) {
+        return Err(format!("uses more than numbers: expected {NAMES} and arithmetic"));
     }
     if nesting(source) > DEPTH {
         return Err(format!("cannot be read: nests deeper than {DEPTH} levels"));
@@ -157,7 +165,12 @@ fn called(call: &CallExpr, statistics: &Statistics<'_>) -> Result<Value, String>
             let mut best = of(first)?.number()?;
             for other in rest {
                 let other = of(other)?.number()?;
-                best = if func_name == "min" { best.min(other) } else { best.max(other) };
+                // what is no number stays so
+                best = match func_name.as_str() {
+                    _ if best.is_nan() || other.is_nan() => f64::NAN,
+                    "min" => best.min(other),
+                    _ => best.max(other),
+                };
             }
             Ok(Value::Number(best))
         }
@@ -188,9 +201,9 @@ fn binary(operator: &str, left: Value, right: Value) -> Result<Value, String> {
         operators::MULTIPLY => Ok(Value::Number(left * right)),
         operators::DIVIDE => Ok(Value::Number(left / divisor()?)),
         operators::MODULO => Ok(Value::Number(left % divisor()?)),
-        // exact, as CEL compares
-        operators::EQUALS => Ok(Value::Truth(left.total_cmp(&right).is_eq())),
-        operators::NOT_EQUALS => Ok(Value::Truth(left.total_cmp(&right).is_ne())),
+        // exact, as CEL compares: 0 is -0, and what is no number is equal to nothing
+        operators::EQUALS => Ok(Value::Truth(left.partial_cmp(&right).is_some_and(Ordering::is_eq))),
+        operators::NOT_EQUALS => Ok(Value::Truth(left.partial_cmp(&right).is_none_or(Ordering::is_ne))),
         operators::LESS => Ok(Value::Truth(left < right)),
         operators::LESS_EQUALS => Ok(Value::Truth(left <= right)),
         operators::GREATER => Ok(Value::Truth(left > right)),
@@ -251,6 +264,8 @@ mod tests {
         let deep = "(".repeat(100) + "1" + &")".repeat(100);
         let conditions = "true ? 1 : ".repeat(40) + "1";
         let long = "1 + ".repeat(200) + "1";
+        // each quoted bracket takes one off a count that does not know quotes
+        let hidden = "(')'+".repeat(80) + "1" + &")".repeat(80);
         for (source, expected) in [
             ("[1, 2].map(x, x * 2)", "uses more than numbers"),
             ("[1, 2].all(x, x > 0)", "uses more than numbers"),
@@ -261,7 +276,10 @@ mod tests {
             ("cpu.peak / 0", "divides by zero"),
             ("cpu.peak > 1", "true or false"),
             ("1 + true", "a number is expected"),
-            ("env('HOME')", "\"env\" is not known"),
+            ("env(1)", "\"env\" is not known"),
+            ("env('HOME')", "uses more than numbers"),
+            (hidden.as_str(), "uses more than numbers"),
+            ("(//)\n1)", "uses more than numbers"),
             ("'x' + 'y'", "uses more than numbers"),
             ("1 +", "cannot be read"),
             (deep.as_str(), "nests deeper"),
@@ -292,7 +310,73 @@ mod tests {
         assert!(try_out(Resource::Cpu, "cpu.peak / cpu.limit").unwrap_err().contains("divides by zero"));
     }
 
+    #[test]
+    fn what_is_no_number_does_not_hide() {
+        let none = "1e308 * 10 - 1e308 * 10";
+        for source in [none.to_owned(), format!("max({none}, 1)"), format!("min(1, {none})")] {
+            assert!(
+                evaluate(&source).unwrap().is_nan() && try_out(Resource::Cpu, &source).is_err(),
+                "{source}"
+            );
+        }
+        assert_eq!(evaluate("-(0.0) == 0.0 ? 1 : 2"), Ok(1.0));
+        assert_eq!(evaluate(&format!("{none} == {none} ? 1 : 2")), Ok(2.0));
+    }
+
+    const FRAGMENTS: [&str; 34] = [
+        "cpu.p(95)",
+        "memory.p(99.9)",
+        "cpu.peak",
+        "memory.mean",
+        "cpu.throttled",
+        "memory.oomKills",
+        "cpu.request",
+        "memory.limit",
+        "disk.peak",
+        "cpu",
+        "x",
+        "1",
+        "0",
+        "2.5",
+        "1e308",
+        "-",
+        "+",
+        "*",
+        "/",
+        "%",
+        "(",
+        ")",
+        "?",
+        ":",
+        "min(",
+        "max(",
+        ",",
+        "<",
+        "==",
+        "&&",
+        "!",
+        "[1, 2].map(x, x)",
+        "'",
+        "true",
+    ];
+
     proptest! {
+        #[test]
+        fn formulas_of_known_words_are_amounts_or_refused(
+            words in prop::collection::vec(prop::sample::select(FRAGMENTS.to_vec()), 1..80)
+        ) {
+            let source = words.concat();
+            for resource in [Resource::Cpu, Resource::Memory] {
+                if let (Ok(()), Ok(value)) = (try_out(resource, &source), evaluate(&source)) {
+                    prop_assert!(!source.contains("disk") && !source.contains("map"), "{source}");
+                    prop_assert!(!value.is_nan() || to_amount(resource, value).is_err(), "{source}: {value}");
+                }
+                if let Err(message) = try_out(resource, &source) {
+                    prop_assert!(!message.is_empty());
+                }
+            }
+        }
+
         #[test]
         fn no_formula_panics_or_hangs(source in "[a-z0-9 .+*/()<>?:,!&|%\\[\\]-]{0,80}") {
             let _ = evaluate(&source);

@@ -205,6 +205,7 @@ impl Adaptive {
         self.signals.rewind(now);
         for governed in [&mut self.savings, &mut self.balanced, &mut self.safe] {
             governed.lowered = governed.lowered.map(|at| at.min(minute));
+            governed.raised = governed.raised.map(|at| at.min(minute));
         }
     }
 

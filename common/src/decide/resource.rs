@@ -106,12 +106,27 @@ impl Subject<'_> {
         let wanted = Wanted { request: (current, request), limit };
         let wanted = self.while_starting(wanted, current_limit).unwrap_or(wanted);
         self.worth_it(wanted)?;
-        let wanted = if wanted.decreases() { self.lowered(wanted)? } else { wanted };
+        let wanted = match wanted.decreases().then(|| self.lowered(wanted)) {
+            None => wanted,
+            Some(Ok(wanted)) => wanted,
+            // what may not fall does not keep the other half from rising
+            Some(Err(hold)) => self.rising(wanted).ok_or(hold)?,
+        };
         if wanted.increases() {
             self.increase(wanted)?;
         }
         self.limit_of_runtime(wanted)?;
         Ok(self.stepped(wanted))
+    }
+
+    /// What rises of a request and a limit; what would fall stays. Of Guaranteed pods they are one number.
+    fn rising(&self, wanted: Wanted) -> Option<Wanted> {
+        let up = |(from, to): (u64, u64)| (from, to.max(from));
+        let limit = wanted.limit.map(up);
+        let ceiling = limit.map(|(_, to)| to).or(self.of(&self.container.desired).1).unwrap_or(u64::MAX);
+        let (from, to) = up(wanted.request);
+        let rising = Wanted { request: (from, to.min(ceiling).max(from)), limit };
+        (self.qos != QosClass::Guaranteed && rising.increases()).then_some(rising)
     }
 
     /// Recommended request and limit.
@@ -480,11 +495,12 @@ impl Subject<'_> {
 
     fn increase(&self, wanted: Wanted) -> Result<(), Hold> {
         let Some(node) = &self.pod.node else { return Ok(()) };
-        if let Some(waiting) = &node.admitting {
+        let growth = wanted.request.1.saturating_sub(wanted.request.0);
+        // a limit takes no room
+        if let Some(waiting) = node.admitting.as_ref().filter(|_| growth > 0) {
             let message = format!("{waiting} waits to be admitted by node {}", node.name);
             return Err(self.hold(Reason::NodeAdmitting, message));
         }
-        let growth = wanted.request.1.saturating_sub(wanted.request.0);
         match self.room().filter(|free| growth > *free) {
             Some(free) if self.at.deferred_preempts => {
                 let (free, growth) = (self.show(free), self.show(growth));

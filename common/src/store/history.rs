@@ -232,7 +232,7 @@ impl History {
             self.slots.entry(target).or_default().merge(&slot);
         }
         self.covered.age(oldest, now - REMEMBERED);
-        self.throttled.compact(oldest, now - FINAL_AFTER);
+        self.throttled.compact(now - REMEMBERED, now - FINAL_AFTER);
         self.pods.compact(now);
         self.cpu_adaptive.settle(&self.cpu_peaks, now - FINAL_AFTER);
         self.memory_adaptive.settle(&self.memory_peaks, now - FINAL_AFTER);
@@ -419,10 +419,10 @@ fn merge_series(into: &mut BTreeMap<u32, UsageHistogram>, from: &UsageHistogram)
     }
 }
 
-/// What a slot of this width holds is at least so old.
+/// What a slot of this width holds is at least so old: finer slots are filed in it by the age of their start.
 fn youngest(width: Duration) -> Duration {
     let finer = TIERS.iter().rev().find(|(_, finer)| *finer < width);
-    finer.map_or(Duration::ZERO, |(up_to, _)| *up_to)
+    finer.map_or(Duration::ZERO, |(up_to, width)| up_to.saturating_sub(*width))
 }
 
 /// Start and width of the slot that holds `at`.

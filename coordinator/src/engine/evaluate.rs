@@ -373,6 +373,9 @@ fn held_back(held: &Held) -> Decision {
     Decision::Hold { held: vec![Hold::of_pod(reason, held.message.clone())], would: None }
 }
 
+/// A pod has its size when it is within this share of it, in thousandths: a recommendation drifts while pods are observed.
+const CANARY_NEAR: u64 = 50;
+
 /// How many pods have the recommended size or are on their way to it, and since when; only where some pods try a change
 /// first.
 fn canary(
@@ -382,7 +385,7 @@ fn canary(
     now: Timestamp,
 ) -> Option<CanaryProgress> {
     let canary = policy.update.canary?;
-    let least = u64::from(policy.min_change().thousandths());
+    let least = u64::from(policy.min_change().thousandths()).max(CANARY_NEAR);
     let near = |from: Option<u64>, to: Option<u64>| match (from, to) {
         (Some(from), Some(to)) => from.abs_diff(to).saturating_mul(1000) < from.saturating_mul(least.max(1)),
         _ => true,

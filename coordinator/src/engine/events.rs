@@ -18,6 +18,9 @@ use optipod_common::store::THROTTLED;
 use optipod_common::time::Timestamp;
 
 use super::evaluate::WorkloadOutcome;
+/// Throttled frames that are news: a limit counts as too low after the second one.
+const TOLD: u8 = 2;
+
 /// Least time between two evaluations of a workload that events ask for: its pods' frames come one after the other, and
 /// a resize takes about as long.
 const PACE: Duration = Duration::from_secs(5);
@@ -59,7 +62,7 @@ struct Levels {
     /// Highest memory that was decided on, in bytes.
     peak: u64,
     /// Throttling was decided on.
-    throttled: bool,
+    throttled: u8,
 }
 
 impl Events {
@@ -158,13 +161,13 @@ impl Watched {
                 > record.cpu.periods.saturating_mul(THROTTLED);
         let near = |limit: u64| memory.saturating_mul(1000) >= limit.saturating_mul(NEAR);
         let near = memory > levels.peak && record.limits.memory.is_some_and(|limit| near(limit.0));
-        let news = record.oom_kills > 0 || more || near || (throttled && !levels.throttled);
+        let news = record.oom_kills > 0 || more || near || (throttled && levels.throttled < TOLD);
         if news {
             let told = Levels {
                 cpu: levels.cpu.map(|_| cpu),
                 memory: levels.memory.map(|_| memory),
                 peak: memory,
-                throttled,
+                throttled: levels.throttled.saturating_add(throttled.into()),
             };
             levels.raise(&told);
         }
@@ -180,7 +183,7 @@ impl Levels {
             cpu: higher(self.cpu, other.cpu),
             memory: higher(self.memory, other.memory),
             peak: self.peak.max(other.peak),
-            throttled: self.throttled || other.throttled,
+            throttled: self.throttled.max(other.throttled),
         };
     }
 }
@@ -193,12 +196,8 @@ fn levels_of(outcome: &WorkloadOutcome) -> BTreeMap<String, Levels> {
         }
         for size in &pod.sizes {
             let ContainerRecommendation { container, cpu, memory, evidence } = size;
-            let own = Levels {
-                cpu: level(cpu),
-                memory: level(memory),
-                peak: evidence.memory_peak.0,
-                throttled: false,
-            };
+            let own =
+                Levels { cpu: level(cpu), memory: level(memory), peak: evidence.memory_peak.0, throttled: 0 };
             match levels.get_mut(container) {
                 Some(known) => known.raise(&own),
                 None => {
@@ -327,7 +326,7 @@ mod tests {
             assert!(is_news(&mut evaluated(&[]), record), "{record:?}");
         }
         let mut events = evaluated(&[]);
-        assert!(is_news(&mut events, &throttled) && !is_news(&mut events, &throttled));
+        assert!((0..3).map(|_| is_news(&mut events, &throttled)).eq([true, true, false]));
         // a bound or a limit that is kept: nothing comes of it
         for end in [StepKind::BoundMax, StepKind::LimitKept] {
             let mut events = evaluated(&[end]);

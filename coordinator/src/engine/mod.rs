@@ -149,6 +149,8 @@ pub struct Engine {
     prices: Option<Prices>,
     /// What earlier leaders left was looked through in this term.
     swept: bool,
+    /// Agents had their time to replay in this term.
+    caught_up: bool,
 }
 
 impl Engine {
@@ -171,6 +173,7 @@ impl Engine {
             events: Events::default(),
             prices: None,
             swept: false,
+            caught_up: false,
         }
     }
 
@@ -211,6 +214,7 @@ impl Engine {
         self.events = Events::default();
         self.policies.clear();
         self.swept = false;
+        self.caught_up = false;
         self.metrics.leader.set(leads.into());
     }
 
@@ -225,6 +229,7 @@ impl Engine {
         let known = self.index.apply(change, now);
         self.usage.join(&known, &self.index, now);
         if let Some(pod) = pod
+            && self.leading_since.is_some()
             && self.index.life(&pod) != before
             && let Some(workload) = self.index.workload_of(&pod)
         {
@@ -371,6 +376,11 @@ impl Engine {
         self.compact(now);
         // Agents reconnect within their backoff of 10 s and replay at once; a frame interval later all is in.
         let starting = now.since(since) < Duration::from_secs(10) + self.settings.frame_interval * 2;
+        if !starting && !self.caught_up {
+            self.caught_up = true;
+            // what was found while agents replayed is not what they had
+            self.policies.values_mut().for_each(|state| state.due = Some(now));
+        }
         self.evaluate_due(starting, now, &mut effects);
         effects
     }

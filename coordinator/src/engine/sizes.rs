@@ -67,9 +67,13 @@ impl<'a> Sizer<'a> {
         {
             super::lent::complete(node, load, &self.engine.shrunk, self.now);
         }
-        facts.boosted = facts.last_resize.is_some_and(|at| {
+        let startup = &self.policy.startup;
+        let boosts = startup.cpu.is_some() || startup.memory.is_some();
+        facts.boosted = facts.last_resize.filter(|_| boosts).is_some_and(|at| {
             let before = at - TAKING_BACK;
-            facts.containers.iter().any(|container| self.phase(facts, container, before) == Phase::Startup)
+            // a container that started after the resize says nothing about it
+            let ran = facts.containers.iter().filter(|c| c.started.is_none_or(|started| at >= started));
+            ran.into_iter().any(|container| self.phase(facts, container, before) == Phase::Startup)
         });
     }
 
