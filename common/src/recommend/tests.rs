@@ -66,6 +66,43 @@ fn before_bounds_the_value_is_the_formula() {
     assert_eq!((r.cpu.limit, r.memory.limit), (None, None));
 }
 
+/// Pairs 77 and 80 of VPA's unit tests: the declared ratio stays. VPA has limits of 1333m and 133 there; limits of CPU are
+/// multiples of 10m here, those of memory whole mebibytes, rounded up.
+#[test]
+fn limits_keep_the_declared_ratio_as_those_of_vpa() {
+    let mut policy = moving(LimitRule::Ratio);
+    policy.update.memory_limit = LimitRule::Ratio;
+    policy.safety_factor = factor(1000);
+    let declared = resources((1000, 512), (2000, 512));
+    let cpu = run(&policy, declared, &[10_000], &[100]).cpu;
+    // one value of 10 cores, within the two digits of a histogram
+    let (request, limit) = (cpu.request.unwrap(), cpu.limit.unwrap());
+    assert!(request.abs_diff(10_000) <= 80 && limit.abs_diff(request * 2) < 10, "{request} and {limit}");
+    let declared = resources((1500, 150), (2000, 200));
+    let sizes = run(&policy, declared, &[1000], &[100]);
+    let (request, limit) = (sizes.cpu.request.unwrap(), sizes.cpu.limit.unwrap());
+    assert_eq!(limit, (request * 2000).div_ceil(1500).next_multiple_of(10));
+    assert_eq!(sizes.memory.limit, Some(134 << 20));
+}
+
+/// Pair 82 of VPA's unit tests: a recommendation below the minimum is the minimum, one above the maximum the maximum.
+#[test]
+fn recommendations_are_capped_as_those_of_vpa() {
+    let mebibytes = |amount| Some(Bytes::from_mebibytes(amount));
+    let bounds = ResourceBounds {
+        cpu: Range { min: Some(MilliCpu(40)), max: Some(MilliCpu(45)) },
+        memory: Range { min: mebibytes(40), max: mebibytes(45) },
+        ..ResourceBounds::default()
+    };
+    let policy = Policy { bounds, safety_factor: factor(1000), ..Policy::default() };
+    let declared = resources((1000, 512), (0, 0));
+    let low = run(&policy, declared, &[30], &[42]);
+    assert_eq!((low.cpu.request, low.memory.request), (Some(40), Some(42 << 20)));
+    // the mean, which is a floor, is below the maximum
+    let spiky = [vec![1; 88], vec![300; 12]].concat();
+    assert_eq!(run(&policy, declared, &spiky, &[42]).cpu.request, Some(45));
+}
+
 #[test]
 fn explanations_show_bytes_that_people_can_read() {
     let steps = vec![

@@ -328,16 +328,21 @@ impl Rule for VpaRule {
         if minute.is_none() && !seen.oom {
             return None;
         }
-        let Recommendation { target, lower, upper } = match self.resource {
+        let recommended = match self.resource {
             Resource::Cpu => self.estimator.recommend_cpu(),
             Resource::Memory => self.estimator.recommend_memory(),
         };
-        let request = seen.size as f64 / units;
-        let outside = request < lower as f64 || request > upper as f64;
-        let off = (target as f64 - request).abs() >= DIFFERENCE * request;
-        let resize = seen.oom || outside || (now - begin >= YOUNG && off);
-        resize.then(|| super::rounded(target as f64 * units))
+        let resize = seen.oom || updates(seen.size as f64 / units, &recommended, now - begin, DIFFERENCE);
+        resize.then(|| super::rounded(recommended.target as f64 * units))
     }
+}
+
+/// The updater's rule for a container so many seconds old: it is outside of its bounds, or off by a share and not young.
+fn updates(request: f64, recommended: &Recommendation, age: i64, difference: f64) -> bool {
+    let Recommendation { target, lower, upper } = *recommended;
+    let outside = request < lower as f64 || request > upper as f64;
+    let off = (target as f64 - request).abs() >= difference * request;
+    outside || (age >= YOUNG && off)
 }
 
 #[cfg(test)]

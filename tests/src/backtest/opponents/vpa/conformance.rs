@@ -14,9 +14,30 @@
 //! - 36-39: a replay hands over OOM kills; no pod status or event is read.
 //! - 40: a replay has one container, from beginning to end: nothing is collected.
 //!
+//! Of the recommender's formats (41-45, `model`, `routines`), the updater (46-76, `pkg/updater`) and limits, capping and
+//! boosts (77-89, `pkg/utils/vpa`, `pkg/admission-controller`) a replay knows of the rule in 55 and 56, held here. Pairs about
+//! what OptiPod itself does are held where it does it: 77, 80 and 82 in `optipod_common::recommend` (its tests name them).
+//! Not applicable:
+//! - 41-43, 45: rounding of recommendations is off in VPA's default flags; OptiPod rounds as its step chain says.
+//! - 44: 69.946 millicores are 69 there; OptiPod and the opponent round requests up, to 70.
+//! - 46-54: in which order pods are updated: a replay has one pod, OptiPod resizes by its own order (raises first).
+//! - 57: a quick OOM kill updates only a pod younger than ten minutes; the opponent takes every kill, in its favour.
+//! - 58, 68-74, 76: verdicts of VPA's in-place modes; OptiPod follows a resize by `progress`, with its own tests.
+//! - 59: eviction requirements are an API of VPA; `import vpa` names them as having no counterpart.
+//! - 60-67, 75: eviction tolerance and rate limits: nothing is evicted in a replay, nor by this version of OptiPod.
+//! - 78, 84-87: limits and proportions from a LimitRange: OptiPod dry-runs a resize and holds it with `LimitRangeViolated`.
+//! - 79: a limit without a request declares the request too; where they are equal the pod is Guaranteed, and
+//!   `guaranteed: MoveTogether` keeps them so. No limit stays none: `never a key that the owner did not declare`.
+//! - 81: amounts here end at 2^64 and saturate; no annotation is written.
+//! - 83: a global maximum is an `enforced` policy, with its own tests.
+//! - 88: with limits kept a request is capped at its limit, which the step chain says.
+//! - 89: boosts are of limits first (hazards: the request follows where the node has room), with their own tests.
+//!
 //! A negative CPU sample (27) cannot be written down: millicores are unsigned.
 
-use super::{Buckets, DAY, EPSILON, Estimator, Histogram, Recommendation, by_confidence, with_margin};
+use super::{
+    Buckets, DAY, EPSILON, Estimator, Histogram, Recommendation, by_confidence, updates, with_margin,
+};
 
 /// Midnight, where weights count as they are.
 const T: i64 = 19_700 * DAY;
@@ -324,4 +345,28 @@ fn pair_34_oom_kill_just_before_its_window_counts() {
     estimator.memory(T + DAY, 2000.0 * MIB);
     estimator.oom(T + DAY - 1, 1000.0 * MIB);
     assert_peaks(34, &estimator, &[(1500.0, T + DAY), (2400.0, T + 2 * DAY)]);
+}
+
+/// Request, target and bounds of a container whose request is off by so many percent, within its bounds or not.
+fn off_by(percent: i64, within: bool) -> (f64, Recommendation) {
+    let target = 10 * (100 + percent);
+    (1000.0, Recommendation { target, lower: if within { 1 } else { target - 1 }, upper: target * 2 })
+}
+
+#[test]
+fn pair_55_an_old_pod_is_updated_when_it_is_off_enough_or_out_of_range() {
+    for ((request, recommended), expected) in
+        [(off_by(25, true), false), (off_by(400, true), true), (off_by(25, false), true)]
+    {
+        assert_eq!(updates(request, &recommended, 13 * HOUR, 0.5), expected, "{recommended:?}");
+    }
+}
+
+#[test]
+fn pair_56_a_young_pod_is_updated_only_when_it_is_out_of_range() {
+    for ((request, recommended), expected) in
+        [(off_by(25, true), false), (off_by(400, true), false), (off_by(25, false), true)]
+    {
+        assert_eq!(updates(request, &recommended, 11 * HOUR, 0.5), expected, "{recommended:?}");
+    }
 }
