@@ -13,6 +13,9 @@
 //! 3. reasons and texts of all Events of a pod, without their number and order: each is written on its own;
 //! 4. what the API server answered to what it refused.
 //!
+//! The address of a pod that is being deleted goes with its sandbox: whether the last status that a real kubelet writes of it
+//! comes before or after depends on timing, so it is compared up to the deletion.
+//!
 //! How a container ended the last time (`lastState`) is shown by a real kubelet as long as its runtime remembers the dead
 //! container, which an emulated node under load sometimes does not: it may be missing there, and where it is shown it is
 //! compared.
@@ -118,6 +121,9 @@ fn within(values: &[Value], others: &[Value]) -> bool {
     values.iter().all(|value| others.any(|other| other == value))
 }
 
+/// The address of a pod, and the list of them.
+const ADDRESS: &str = "/status/podIP";
+
 /// Fields that are not compared, by the end of their path.
 const LEFT_OUT: [&str; 14] = [
     "Time",
@@ -148,6 +154,9 @@ fn fields(pod: &Value) -> BTreeMap<String, Value> {
     });
     let mut found = BTreeMap::new();
     flatten(name, &shown, &mut found);
+    if pod["metadata"]["deletionTimestamp"].is_string() {
+        found.retain(|path, _| !path.contains(ADDRESS));
+    }
     found
 }
 
