@@ -604,7 +604,6 @@ proptest! {
     /// Property 1: monitoring initiates metrics collection
     /// Property 2: sufficient data triggers updates
     /// Property 10: recommendation format completeness
-    /// Property 11: metrics collection per container
     /// Property 17: auto mode applies changes
     /// Property 23: status timestamp tracking
     #[test]
@@ -626,6 +625,40 @@ proptest! {
         prop_assert_eq!(container.container.as_str(), "app");
         prop_assert!(container.cpu.as_ref().unwrap().parse::<MilliCpu>().unwrap().0 >= cpu);
         prop_assert!(container.memory.as_ref().unwrap().parse::<Bytes>().unwrap().0 >= memory * MEBIBYTE);
+    }
+
+    /// Property 11: metrics collection per container
+    #[test]
+    fn every_container_of_every_pod_has_a_size_of_its_own_use(
+        uses in prop::collection::vec((20..400_u64, 20..400_u64), 1..5),
+        replicas in 1..3_usize,
+    ) {
+        let mut world = World::new();
+        world.policy("default", "p", &json!({"mode": "Recommend"}));
+        let names: Vec<String> = (0..uses.len()).map(|index| format!("c{index}")).collect();
+        let resources = too_much();
+        let containers: Vec<_> = names.iter().zip(&uses)
+            .map(|(name, &(millicores, memory))| {
+                (name.as_str(), &resources, Demand { millicores, memory: memory * MEBIBYTE })
+            })
+            .collect();
+        let owner = json!([{"apiVersion": "example.org/v1", "kind": "Fleet", "name": "f", "uid": "u", "controller": true}]);
+        for _ in 0..replicas {
+            world.pod_with("default", "f", &owner, &containers);
+        }
+        world.run(seconds(120));
+        let told = world.workload("default", "p").recommendations.clone();
+        prop_assert_eq!(told.iter().map(|c| &c.container).collect::<Vec<_>>(), names.iter().collect::<Vec<_>>());
+        for (container, &(cpu, memory)) in told.iter().zip(&uses) {
+            let key = support::key("Fleet", "default", "f", &container.container);
+            let seen = world.engine.evidence(&key, world.now, seconds(120)).unwrap();
+            prop_assert!(seen.cpu_seconds().is_some_and(|cpu| cpu.count() >= 60 * replicas as u64));
+            // of its own use: within the policy's factors of it, and no neighbour's or pod's sum
+            let size = container.cpu.as_ref().unwrap().parse::<MilliCpu>().unwrap().0;
+            prop_assert!((cpu..=cpu * 13 / 10 + 2).contains(&size), "{} for {}", size, cpu);
+            let size = container.memory.as_ref().unwrap().parse::<Bytes>().unwrap().0;
+            prop_assert!((memory * MEBIBYTE..=(memory * 13 / 10 + 2) * MEBIBYTE).contains(&size), "{} for {}", size, memory);
+        }
     }
 
     /// Property 9: recommend mode updates periodically

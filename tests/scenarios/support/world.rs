@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -59,6 +59,12 @@ pub struct Demand {
 
 pub struct Pod {
     pub json: Value,
+    /// In the order of the spec.
+    containers: Vec<Process>,
+}
+
+/// What runs in a container.
+struct Process {
     demand: Demand,
     cgroup: PathBuf,
     used_micros: u64,
@@ -252,7 +258,7 @@ impl World {
         self.pod(namespace, &run, &owner, resources, demand)
     }
 
-    /// A running pod with these owners.
+    /// A running pod with these owners and one container `app`.
     pub fn pod(
         &mut self,
         namespace: &str,
@@ -261,53 +267,57 @@ impl World {
         resources: &Value,
         demand: Demand,
     ) -> String {
-        self.made += 1;
-        let byte = self.made;
-        let (uid, id) = (pod_uid(byte), container_id(byte));
-        let pod_name = format!("{name}-1-{byte}");
+        self.pod_with(namespace, name, owners, &[("app", resources, demand)])
+    }
+
+    /// A running pod with these owners and containers.
+    pub fn pod_with(
+        &mut self,
+        namespace: &str,
+        name: &str,
+        owners: &Value,
+        containers: &[(&str, &Value, Demand)],
+    ) -> String {
+        let pod = self.made + 1;
+        let uid = pod_uid(pod);
+        let pod_name = format!("{name}-1-{pod}");
         let slice = format!("kubepods-burstable-pod{}.slice", uid.replace('-', "_"));
         let pod_cgroup = self.root.path().join("kubepods.slice/kubepods-burstable.slice").join(slice);
-        let cgroup = pod_cgroup.join(format!("cri-containerd-{id}.scope"));
-        fs::create_dir_all(&cgroup).unwrap();
-        for dir in [&pod_cgroup, &cgroup] {
-            for (file, content) in [
-                ("cpu.stat", "usage_usec 0\nnr_periods 0\nnr_throttled 0\nthrottled_usec 0\n"),
-                ("memory.current", "0\n"),
-                ("memory.stat", "anon 0\ninactive_file 0\n"),
-                ("memory.events", "oom 0\noom_kill 0\n"),
-                ("memory.max", "max\n"),
-                ("cpu.max", "max 100000\n"),
-                ("cpu.weight", "4\n"),
-                ("cgroup.events", "populated 1\nfrozen 0\n"),
-            ] {
-                fs::write(dir.join(file), content).unwrap();
+        let (mut processes, mut specs, mut statuses) = (Vec::new(), Vec::new(), Vec::new());
+        for &(container, resources, demand) in containers {
+            self.made += 1;
+            let id = container_id(self.made);
+            let cgroup = pod_cgroup.join(format!("cri-containerd-{id}.scope"));
+            for dir in [&pod_cgroup, &cgroup] {
+                new_cgroup(dir);
             }
+            processes.push(Process { demand, cgroup, used_micros: 0, periods: 0, throttled: 0 });
+            specs.push(json!({"name": container, "resources": resources}));
+            statuses.push(json!({
+                "name": container, "ready": true, "restartCount": 0, "image": "i", "imageID": "i",
+                "containerID": format!("containerd://{id}"), "state": {"running": {}},
+                "resources": resources, "allocatedResources": resources["requests"],
+            }));
         }
         let json = json!({
             "metadata": {
                 "namespace": namespace, "name": pod_name, "uid": uid, "resourceVersion": "1", "generation": 1,
                 "ownerReferences": owners,
             },
-            "spec": {"nodeName": NODE, "containers": [{"name": "app", "resources": resources}]},
+            "spec": {"nodeName": NODE, "containers": specs},
             "status": {
-                "phase": "Running", "observedGeneration": 1, "conditions": [],
-                "containerStatuses": [{
-                    "name": "app", "ready": true, "restartCount": 0, "image": "i", "imageID": "i",
-                    "containerID": format!("containerd://{id}"), "state": {"running": {}},
-                    "resources": resources, "allocatedResources": resources["requests"],
-                }],
+                "phase": "Running", "observedGeneration": 1, "conditions": [], "containerStatuses": statuses,
             },
         });
-        let pod = Pod { json, demand, cgroup, used_micros: 0, periods: 0, throttled: 0 };
-        self.pods.insert(pod_name.clone(), pod);
+        self.pods.insert(pod_name.clone(), Pod { json, containers: processes });
         self.actuate(&pod_name);
         self.tell(&pod_name);
         pod_name
     }
 
-    /// From now on a pod wants to use this.
+    /// From now on the first container of a pod wants to use this.
     pub fn demand(&mut self, pod: &str, demand: Demand) {
-        self.pods.get_mut(pod).unwrap().demand = demand;
+        self.pods.get_mut(pod).unwrap().containers[0].demand = demand;
     }
 
     /// Changes a pod and tells the watch.
@@ -323,9 +333,9 @@ impl World {
         self.engine.on_change(Change::Pods(applied(&self.pods[pod].json)), self.now);
     }
 
-    /// The kernel kills the container for memory; it goes on at once.
+    /// The kernel kills the first container for memory; it goes on at once.
     pub fn kill_for_memory(&self, pod: &str) {
-        fs::write(self.pods[pod].cgroup.join("memory.events"), "oom 1\noom_kill 1\n").unwrap();
+        fs::write(self.pods[pod].containers[0].cgroup.join("memory.events"), "oom 1\noom_kill 1\n").unwrap();
     }
 
     /// The pod is gone, with its cgroup.
@@ -333,7 +343,7 @@ impl World {
         let gone = self.pods.remove(pod).unwrap();
         let delta = optipod_coordinator::index::Delta::Delete(Box::new(super::support::object(&gone.json)));
         self.engine.on_change(Change::Pods(delta), self.now);
-        fs::remove_dir_all(gone.cgroup.parent().unwrap()).unwrap();
+        fs::remove_dir_all(gone.containers[0].cgroup.parent().unwrap()).unwrap();
     }
 
     /// Lets the time pass.
@@ -360,7 +370,7 @@ impl World {
     }
 
     fn use_resources(&mut self, period: Duration) {
-        for pod in self.pods.values_mut() {
+        for pod in self.pods.values_mut().flat_map(|pod| &mut pod.containers) {
             let quota = fs::read_to_string(pod.cgroup.join("cpu.max")).unwrap();
             let quota = quota.split(' ').next().and_then(|q| q.parse::<u64>().ok()).map(|q| q / 100);
             let allowed = quota.map_or(pod.demand.millicores, |quota| quota.min(pod.demand.millicores));
@@ -457,7 +467,9 @@ impl World {
                 None => json["metadata"]["managedFields"] = json!([entry]),
             }
             for change in changes {
-                let resources = &mut json["spec"]["containers"][0]["resources"];
+                let containers = json["spec"]["containers"].as_array_mut().unwrap();
+                let container = containers.iter_mut().find(|c| c["name"] == change.container).unwrap();
+                let resources = &mut container["resources"];
                 for (part, amounts) in [("requests", change.to.requests), ("limits", change.to.limits)] {
                     let Amounts { cpu, memory } = amounts;
                     if let Some(cpu) = cpu {
@@ -506,29 +518,38 @@ impl World {
 
     pub fn allocate(&mut self, pod: &str) {
         self.change(pod, |json| {
-            let requests = json["spec"]["containers"][0]["resources"]["requests"].clone();
-            json["status"]["containerStatuses"][0]["allocatedResources"] = requests;
+            for (index, container) in
+                json["spec"]["containers"].as_array().unwrap().clone().iter().enumerate()
+            {
+                let requests = container["resources"]["requests"].clone();
+                json["status"]["containerStatuses"][index]["allocatedResources"] = requests;
+            }
         });
     }
 
     pub fn show_actual(&mut self, pod: &str) {
         self.change(pod, |json| {
-            let resources = json["spec"]["containers"][0]["resources"].clone();
-            json["status"]["containerStatuses"][0]["resources"] = resources;
+            for (index, container) in
+                json["spec"]["containers"].as_array().unwrap().clone().iter().enumerate()
+            {
+                json["status"]["containerStatuses"][index]["resources"] = container["resources"].clone();
+            }
         });
     }
 
     /// Limits reach the cgroup.
     pub fn actuate(&self, pod: &str) {
-        let pod = &self.pods[pod];
-        let limits = &pod.json["spec"]["containers"][0]["resources"]["limits"];
-        if let Some(cpu) = limits["cpu"].as_str() {
-            let cpu: optipod_common::quantity::MilliCpu = cpu.parse().unwrap();
-            fs::write(pod.cgroup.join("cpu.max"), format!("{} 100000\n", cpu.0 * 100)).unwrap();
-        }
-        if let Some(memory) = limits["memory"].as_str() {
-            let memory: optipod_common::quantity::Bytes = memory.parse().unwrap();
-            fs::write(pod.cgroup.join("memory.max"), format!("{}\n", memory.0)).unwrap();
+        let Pod { json, containers } = &self.pods[pod];
+        for (index, Process { cgroup, .. }) in containers.iter().enumerate() {
+            let limits = &json["spec"]["containers"][index]["resources"]["limits"];
+            if let Some(cpu) = limits["cpu"].as_str() {
+                let cpu: optipod_common::quantity::MilliCpu = cpu.parse().unwrap();
+                fs::write(cgroup.join("cpu.max"), format!("{} 100000\n", cpu.0 * 100)).unwrap();
+            }
+            if let Some(memory) = limits["memory"].as_str() {
+                let memory: optipod_common::quantity::Bytes = memory.parse().unwrap();
+                fs::write(cgroup.join("memory.max"), format!("{}\n", memory.0)).unwrap();
+            }
         }
     }
 
@@ -577,6 +598,23 @@ impl World {
         let list = &self.status(namespace, name).workloads;
         assert_eq!(list.len(), 1, "{list:?}");
         &list[0]
+    }
+}
+
+/// The files of an idle cgroup.
+fn new_cgroup(dir: &Path) {
+    fs::create_dir_all(dir).unwrap();
+    for (file, content) in [
+        ("cpu.stat", "usage_usec 0\nnr_periods 0\nnr_throttled 0\nthrottled_usec 0\n"),
+        ("memory.current", "0\n"),
+        ("memory.stat", "anon 0\ninactive_file 0\n"),
+        ("memory.events", "oom 0\noom_kill 0\n"),
+        ("memory.max", "max\n"),
+        ("cpu.max", "max 100000\n"),
+        ("cpu.weight", "4\n"),
+        ("cgroup.events", "populated 1\nfrozen 0\n"),
+    ] {
+        fs::write(dir.join(file), content).unwrap();
     }
 }
 
