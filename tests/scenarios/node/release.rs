@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Result, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::cluster::{SYSTEM, eventually, list, text};
 use crate::guest::Cgroup;
@@ -11,17 +11,25 @@ use crate::manifests::{OVER_ASKING, policy};
 use crate::pod::{Life, Pod};
 use crate::space::Space;
 
-/// A workload that OptiPod made smaller.
+/// The workload `served`, after OptiPod made it smaller.
 fn resized(space: &Space<'_>) -> Result<Pod> {
-    space.create()?;
-    Pod::start(space, "served", OVER_ASKING)?;
     let both = json!({"updateStrategy": {"updateRequestsOnly": false}});
     space.cluster.apply(&policy(&space.name, "shrink", &both))?;
     Pod::resized_to(space, "served", |size| size.cpu_request < 100)
 }
 
+/// Property 31: upgrade preservation
 pub fn upgraded_release_goes_on_resizing(space: &Space<'_>) -> Result<()> {
     let cluster = space.cluster;
+    space.create()?;
+    Pod::start(space, "served", OVER_ASKING)?;
+    cluster.apply(&policy(&space.name, "shrink", &json!({"mode": "Recommend"})))?;
+    eventually("there is a recommendation", || {
+        space.expect_verdict("shrink", "served", "Recommended", "ModeRecommend")
+    })?;
+    let stored = space.get(&["optimizationpolicy", "shrink"])?;
+    let told = space.get(&["recommendations.optipod.io"])?;
+    ensure!(list(&told, "/items").count() == 1, "{told}");
     let all = || -> Result<Vec<Life>> {
         Ok([Life::of_component(cluster, "agent")?, Life::of_component(cluster, "coordinator")?].concat())
     };
@@ -44,8 +52,26 @@ pub fn upgraded_release_goes_on_resizing(space: &Space<'_>) -> Result<()> {
     let arguments = cluster.get(&["pod", &leader, "--namespace", SYSTEM])?;
     let mut arguments = list(&arguments, "/spec/containers/0/args");
     ensure!(arguments.any(|argument| argument == "--frame-interval=3s"), "the new value did not arrive");
+    expect_kept(space, &stored, &told)?;
     space.keep();
     resized(space).map(drop)
+}
+
+/// Fails unless a policy and its recommendation are the same objects, and say what they said or something newer.
+fn expect_kept(space: &Space<'_>, stored: &Value, told: &Value) -> Result<()> {
+    let identity = |object: &Value| {
+        ["/metadata/uid", "/metadata/generation", "/spec", "/status/policy"]
+            .map(|field| object.pointer(field).cloned().unwrap_or_default())
+    };
+    let now = space.get(&["optimizationpolicy", "shrink"])?;
+    ensure!(identity(&now) == identity(stored), "{stored} became {now}");
+    let said = |policy: &Value| text(policy, "/status/workloads/0/lastRecommendation");
+    // in one format of fixed width, so later times are greater
+    ensure!(!said(stored).is_empty() && said(&now) >= said(stored), "{stored} became {now}");
+    let now = space.get(&["recommendations.optipod.io"])?;
+    let identities = |told: &Value| list(told, "/items").map(identity).collect::<Vec<_>>();
+    ensure!(identities(&now) == identities(told), "{told} became {now}");
+    Ok(())
 }
 
 /// Everything of ours, by the chart's labels, in all namespaces.
@@ -77,6 +103,8 @@ fn in_namespace(space: &Space<'_>) -> Result<BTreeSet<String>> {
 pub fn uninstalled_release_leaves_workloads_alone(space: &Space<'_>) -> Result<()> {
     const DEFINITION: &str = "optimizationpolicies.optipod.io";
     let cluster = space.cluster;
+    space.create()?;
+    Pod::start(space, "served", OVER_ASKING)?;
     resized(space)?;
     // what still happens before the removal is none of its doing
     cluster.apply(&policy(&space.name, "shrink", &json!({"mode": "Recommend"})))?;
