@@ -200,18 +200,42 @@ impl Shadow {
     }
 
     /// What the expert would have cost, in unit-minutes of idle size with the fraction of a level.
-    ///
-    /// Idle size is judged as a share of the highest use, which is what would have to be bought; missing size as a share of
-    /// the work that has to wait for it. In a series whose peak is twenty times its mean a missing unit therefore weighs
-    /// twenty times as much as in a flat one.
-    pub fn cost(&self, tuning: &Tuning, scale: Scale) -> u128 {
-        let missing_weight = u128::from(tuning.overrun_weight) * scale.spikiness() / 1000;
-        let exceeded = (u128::from(self.exceeded) * u128::from(scale.peak)) >> FRACTION;
-        (u128::from(self.overrun) * missing_weight
-            + exceeded * u128::from(tuning.exceed_weight)
-            + u128::from(self.changed) * u128::from(tuning.change_weight))
-            / 1000
-            + u128::from(self.slack)
+    pub fn cost(&self, prices: &Prices) -> u128 {
+        let exceeded = (u128::from(self.exceeded) * u128::from(prices.peak)) >> FRACTION;
+        per_thousand(
+            u128::from(self.overrun) * prices.overrun
+                + exceeded * prices.exceed
+                + u128::from(self.changed) * prices.change,
+        ) + u128::from(self.slack)
+    }
+}
+
+/// What a minute costs beside the size that idles in it, in 1/1000 of an idle unit.
+///
+/// Idle size is judged as a share of the highest use, which is what would have to be bought; missing size as a share of
+/// the work that has to wait for it. In a series whose peak is twenty times its mean a missing unit therefore weighs
+/// twenty times as much as in a flat one.
+#[derive(Clone, Copy, Debug)]
+pub struct Prices {
+    /// Of a missing unit.
+    overrun: u128,
+    /// Of a minute with use above the size, for each unit of [`Self::peak`].
+    exceed: u128,
+    /// Of a unit of a new size.
+    change: u128,
+    /// Highest use ever, a level.
+    peak: u64,
+}
+
+impl Prices {
+    /// Of a series.
+    pub fn of(tuning: &Tuning, scale: Scale) -> Self {
+        Self {
+            overrun: u128::from(tuning.overrun_weight) * scale.spikiness() / 1000,
+            exceed: u128::from(tuning.exceed_weight),
+            change: u128::from(tuning.change_weight),
+            peak: scale.peak,
+        }
     }
 }
 
@@ -230,7 +254,13 @@ pub fn wanted(signals: &Signals, now: Timestamp) -> [u64; EXPERTS.len()] {
 
 /// `value * thousandths / 1000`, rounded down; saturates.
 pub fn scaled(value: u64, thousandths: u64) -> u64 {
-    u64::try_from(u128::from(value) * u128::from(thousandths) / 1000).unwrap_or(u64::MAX)
+    let product = u128::from(value) * u128::from(thousandths);
+    u64::try_from(per_thousand(product)).unwrap_or(u64::MAX)
+}
+
+/// A thousandth, rounded down. Nearly all values fit 64 bits, where the division costs a tenth.
+fn per_thousand(value: u128) -> u128 {
+    u64::try_from(value).map_or_else(|_| value / 1000, |value| u128::from(value / 1000))
 }
 
 #[cfg(test)]
@@ -248,7 +278,7 @@ mod tests {
         let mut shadow = Shadow { size: 100 << FRACTION, ..Shadow::default() };
         shadow.observe(101 << FRACTION, 0, forgetting);
         let tuning = *Tunings::of(super::super::Size::CpuRequest).get(Objective::Balanced);
-        shadow.cost(&Tuning { change_weight: 0, exceed_weight: 0, ..tuning }, scale)
+        shadow.cost(&Prices::of(&Tuning { change_weight: 0, exceed_weight: 0, ..tuning }, scale))
     }
 
     #[test]
@@ -273,7 +303,7 @@ mod tests {
         };
         let scale = Scale { peak: u64::MAX, used: 0, minutes: u64::MAX };
         for size in [super::super::Size::CpuRequest, super::super::Size::MemoryLimit] {
-            full.cost(Tunings::of(size).get(Objective::Safe), scale);
+            full.cost(&Prices::of(Tunings::of(size).get(Objective::Safe), scale));
         }
     }
 }

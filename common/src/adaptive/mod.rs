@@ -23,7 +23,7 @@ pub use experts::Expert;
 pub use signals::Signal;
 pub use tuning::{Size, Tuning, Tunings};
 
-use experts::{EXPERTS, Forgetting, Scale, Shadow, scaled, wanted};
+use experts::{EXPERTS, Forgetting, Prices, Scale, Shadow, scaled, wanted};
 use signals::{FRACTION, Signals};
 
 /// CPU use that was throttled is taken for this much more, in 1/1000: demand is unknown, so the size probes upward by a
@@ -229,8 +229,8 @@ impl Adaptive {
         let tunings = Tunings::of(self.sizes);
         let tuning = tunings.get(objective);
         let expert = *EXPERTS.get(governed.expert)?;
-        let cost =
-            |shadow: &Shadow| u64::try_from(shadow.cost(tuning, self.scale) >> FRACTION).unwrap_or(u64::MAX);
+        let prices = Prices::of(tuning, self.scale);
+        let cost = |shadow: &Shadow| u64::try_from(shadow.cost(&prices) >> FRACTION).unwrap_or(u64::MAX);
         let mut costs: Vec<ExpertCost> = EXPERTS
             .iter()
             .zip(&self.shadows)
@@ -257,13 +257,14 @@ impl Governed {
     /// Chooses an expert and moves the size towards what it asks for: up at once, down calmly.
     fn follow(&mut self, tuning: &Tuning, seen: &Seen<'_>) {
         let &Seen { shadows, scale, level, minute } = seen;
-        let priced = |(index, shadow): (usize, &Shadow)| (index, *shadow, shadow.cost(tuning, scale));
-        let kept = shadows.get(self.expert).map(|shadow| priced((self.expert, shadow)));
-        let cheapest = shadows.iter().enumerate().map(priced).min_by_key(|(_, _, cost)| *cost);
-        let (Some(kept), Some(cheapest)) = (kept, cheapest) else { return };
-        let worth_it = cheapest.2 + cheapest.2 * u128::from(tuning.switch) / 1000 < kept.2;
-        let (expert, shadow, _) = if worth_it { cheapest } else { kept };
-        self.expert = expert;
+        let prices = Prices::of(tuning, scale);
+        let costs = shadows.iter().map(|shadow| shadow.cost(&prices)).enumerate();
+        let Some((cheapest, lowest)) = costs.min_by_key(|(_, cost)| *cost) else { return };
+        let Some(kept) = shadows.get(self.expert) else { return };
+        if lowest + lowest * u128::from(tuning.switch) / 1000 < kept.cost(&prices) {
+            self.expert = cheapest;
+        }
+        let Some(shadow) = shadows.get(self.expert) else { return };
         let close = level > scaled(self.size, u64::from(tuning.trigger));
         // the first size of all is no answer to an overrun
         let urgent = self.size > 0 && (level > self.size || (close && shadow.rose));
