@@ -16,7 +16,7 @@ use crate::policy::{Mode, Policy, allowed_now};
 use crate::quantity::{Bytes, MilliCpu};
 use crate::recommend::{ContainerRecommendation, EvidenceSummary, StepKind};
 use crate::resources::{Amounts, ContainerFacts, PodFacts, QosClass, Resource, Resources};
-use crate::store::THROTTLED;
+use crate::sample::THROTTLED;
 
 pub use circumstances::{Backoff, CanaryProgress, Circumstances, Followed, RestartDebt};
 pub use plan::{ContainerChange, Direction, Plan, Recall, ReplacementSize};
