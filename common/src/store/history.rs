@@ -311,7 +311,7 @@ impl History {
                 // a frame is filed by its middle: the slot after the resize may hold a part from before it
                 let peak = slot.memory_total.values().map(UsageHistogram::max).max().unwrap_or(0);
                 peaks.push((end, peak));
-                evidence.recent.fresh |= parts.cpu || parts.memory;
+                evidence.recent.fresh = true;
                 slot.add_recent(evidence, parts, resized.is_none_or(|resized| start >= resized + FINE_SLOT));
             }
             // a coarse slot reaches into a short window before what it holds does
