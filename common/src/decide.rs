@@ -16,7 +16,7 @@ use crate::policy::{Mode, Policy, allowed_now};
 use crate::quantity::{Bytes, MilliCpu};
 use crate::recommend::{ContainerRecommendation, EvidenceSummary, StepKind};
 use crate::resources::{Amounts, ContainerFacts, PodFacts, QosClass, Resource, Resources};
-use crate::store::THROTTLED;
+use crate::sample::THROTTLED;
 
 pub use circumstances::{Backoff, CanaryProgress, Circumstances, Followed, RestartDebt};
 pub use plan::{ContainerChange, Direction, Plan, Recall, ReplacementSize};
@@ -148,7 +148,7 @@ pub fn decide(
             return Decision::Hold { held, would: None };
         }
     };
-    let grounds = Grounds { emergency: emergency.is_some(), ..grounds(pod, &plan, sizes, at) };
+    let grounds = grounds(pod, &plan, sizes, at, emergency.is_some());
     if let Some(hold) = plan_guard(policy, &plan, &grounds, at) {
         held.insert(0, hold);
         return Decision::Hold { held, would: Some(plan) };
@@ -213,7 +213,13 @@ fn canary_waits(policy: &Policy, at: &Circumstances) -> Option<String> {
     Some(format!("{first} of {} pods try the change first, for {seen} s of {needed} s", progress.pods))
 }
 
-fn grounds(pod: &PodFacts, plan: &Plan, sizes: &[ContainerRecommendation], at: &Circumstances) -> Grounds {
+fn grounds(
+    pod: &PodFacts,
+    plan: &Plan,
+    sizes: &[ContainerRecommendation],
+    at: &Circumstances,
+    emergency: bool,
+) -> Grounds {
     let changed = |name: &str| plan.changes.iter().any(|change| change.container == name);
     let concerned = || sizes.iter().filter(|size| changed(&size.container));
     let evidence = concerned().map(|size| (size.container.clone(), size.evidence.clone())).collect();
@@ -233,7 +239,7 @@ fn grounds(pod: &PodFacts, plan: &Plan, sizes: &[ContainerRecommendation], at: &
             ReplacementSize::Template
         },
     });
-    Grounds { evidence, recall, emergency: false }
+    Grounds { evidence, recall, emergency }
 }
 
 /// It was killed for memory, or is throttled: to wait with a raise does harm.

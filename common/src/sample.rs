@@ -9,6 +9,11 @@ pub const CPU_UNITS_PER_MILLICORE: u64 = 10;
 /// One memory usage unit of the histograms: 64 KiB (the batch of the kernel's per-CPU memory counters is of that order).
 pub const MEMORY_UNIT_BYTES: u64 = 64 * 1024;
 
+/// Throttled in more periods than this, in thousandths, use is a lower bound of demand. A limit that holds P99.9 of
+/// 100 ms throttles 2 periods in a thousand (`tests/BACKTEST.md`), at times several within one frame of 150 periods: three
+/// of them are still the noise of a generous limit.
+pub const THROTTLED: u64 = 20;
+
 /// `cpu.stat` of one cgroup. Cumulative since the cgroup exists.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CpuCounters {
@@ -32,6 +37,17 @@ impl CpuCounters {
             throttled_periods: self.throttled_periods.checked_sub(earlier.throttled_periods)?,
             throttled_micros: self.throttled_micros.checked_sub(earlier.throttled_micros)?,
         })
+    }
+
+    /// Share of the periods that were throttled, in thousandths; 0 without a CPU limit.
+    pub fn throttled_share(self) -> u64 {
+        let share = (u128::from(self.throttled_periods) * 1000).checked_div(self.periods.into());
+        u64::try_from(share.unwrap_or(0)).unwrap_or(u64::MAX)
+    }
+
+    /// It was throttled in more than [`THROTTLED`] of its periods: use is a lower bound of demand.
+    pub fn is_throttled(self) -> bool {
+        u128::from(self.throttled_periods) * 1000 > u128::from(self.periods) * u128::from(THROTTLED)
     }
 
     /// Sum of two deltas; saturates.
@@ -80,6 +96,16 @@ mod tests {
         assert_eq!(CpuCounters { usage_micros: 9, ..before }.since(before), None);
         assert_eq!(CpuCounters { throttled_micros: 8, ..before }.since(before), None);
         assert_eq!(before.since(before), Some(CpuCounters::default()));
+    }
+
+    #[test]
+    fn throttled_is_more_than_three_periods_of_a_frame() {
+        let of =
+            |throttled_periods, periods| CpuCounters { periods, throttled_periods, ..CpuCounters::default() };
+        assert_eq!([0, 3, 4].map(|throttled| of(throttled, 150).is_throttled()), [false, false, true]);
+        assert_eq!((of(3, 150).throttled_share(), of(0, 0).throttled_share()), (20, 0));
+        assert!(of(u64::MAX, u64::MAX).is_throttled() && !of(0, 0).is_throttled());
+        assert_eq!(of(u64::MAX, u64::MAX).throttled_share(), 1000);
     }
 
     #[test]

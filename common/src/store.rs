@@ -29,7 +29,7 @@ use history::REMEMBERED;
 pub use history::{FINE_SLOT, History};
 pub use oom::OomEvidence;
 pub use recent::PodUse;
-pub use throttle::{THROTTLED, ThrottleEvidence};
+pub use throttle::ThrottleEvidence;
 
 /// Kinds of pods of one container of a workload that are remembered while nobody runs them: about 10 KB each.
 const VARIANTS: usize = 8;

@@ -67,7 +67,7 @@ fn adapt(evidence: &mut Evidence, uses: &(Vec<u64>, Vec<u64>), times: usize) {
         [(&mut evidence.cpu_adaptive, &uses.0, 10), (&mut evidence.memory_adaptive, &uses.1, 16)]
     {
         for (n, value) in values.iter().enumerate() {
-            (0..times).for_each(|_| series.observe(minute(n), value * unit, false));
+            (0..times).for_each(|_| series.observe(minute(n), value * unit));
         }
     }
 }

@@ -141,15 +141,17 @@ impl Adaptive {
 
     /// Adds the peak of a minute. The newest minute may come again with a higher peak; older ones are ignored, see
     /// [`Self::at`].
-    pub fn observe(&mut self, minute: Timestamp, peak: u64, censored: bool) {
-        self.observe_with(&Tunings::of(self.sizes), minute, peak, censored);
+    pub fn observe(&mut self, minute: Timestamp, peak: u64) {
+        self.observe_with(&Tunings::of(self.sizes), minute, peak);
     }
 
     /// As [`Self::observe`], with other constants than the shipped ones: for sweeps.
-    pub fn observe_with(&mut self, tunings: &Tunings, minute: Timestamp, peak: u64, censored: bool) {
+    pub fn observe_with(&mut self, tunings: &Tunings, minute: Timestamp, peak: u64) {
+        self.observe_level(tunings, minute, peak.min(MAX_VALUE) << FRACTION);
+    }
+
+    fn observe_level(&mut self, tunings: &Tunings, minute: Timestamp, level: u64) {
         let number = minute.unix_micros().div_euclid(60_000_000);
-        let level = peak.min(MAX_VALUE) << FRACTION;
-        let level = if censored { scaled(level, CENSORED) } else { level };
         let elapsed = match self.newest {
             Some(newest) if number < newest => return,
             Some(newest) => u32::try_from(number - newest).unwrap_or(u32::MAX),
@@ -175,22 +177,13 @@ impl Adaptive {
         self.safe.follow(&tunings.safe, &seen);
     }
 
-    /// A container was killed at this memory limit: what it needs is above.
-    pub fn oom(&mut self, minute: Timestamp, limit: u64) {
-        let needed = demand(Resource::Memory, limit);
-        self.observe(minute, needed, false);
-        for governed in [&mut self.savings, &mut self.balanced, &mut self.safe] {
-            governed.size = governed.size.max(needed << FRACTION);
-        }
-    }
-
     /// Adds the minutes of the ring that are new and end before `up_to`.
     pub fn settle(&mut self, peaks: &MinutePeaks, up_to: Timestamp) {
         let ring = peaks.minutes();
         let end = ring.slot_of(up_to);
         for (slot, peak) in ring.iter().filter(|(slot, _)| *slot < end) {
             if self.newest.is_none_or(|newest| slot > newest) {
-                self.observe(ring.start_of(slot), peak, false);
+                self.observe(ring.start_of(slot), peak);
             }
         }
     }

@@ -10,7 +10,7 @@ fn minute(n: i64) -> Timestamp {
 
 fn seen(peaks: impl IntoIterator<Item = u64>) -> Adaptive {
     let mut adaptive = Adaptive::new(Resource::Cpu);
-    peaks.into_iter().zip(0..).for_each(|(peak, n)| adaptive.observe(minute(n), peak, false));
+    peaks.into_iter().zip(0..).for_each(|(peak, n)| adaptive.observe(minute(n), peak));
     adaptive
 }
 
@@ -35,9 +35,9 @@ fn flat_use_is_covered_with_a_small_margin() {
 #[test]
 fn a_step_up_is_covered_in_its_minute_and_a_step_down_follows() {
     let mut adaptive = seen([100; 600]);
-    adaptive.observe(minute(600), 800, false);
+    adaptive.observe(minute(600), 800);
     assert!(OBJECTIVES.iter().all(|objective| size(&adaptive, *objective) >= 800));
-    (601..2600).for_each(|n| adaptive.observe(minute(n), 100, false));
+    (601..2600).for_each(|n| adaptive.observe(minute(n), 100));
     assert!(size(&adaptive, Objective::Savings) < 200);
 }
 
@@ -47,7 +47,8 @@ fn throttled_use_probes_upward_until_it_is_uncensored() {
     let mut limit = size(&adaptive, Objective::Balanced);
     // demand is 1000, use is what the limit lets through
     let minutes = (600..700).take_while(|n| {
-        adaptive.observe(minute(*n), limit.min(1000), limit < 1000);
+        let used = limit.min(1000);
+        adaptive.observe(minute(*n), if limit < 1000 { demand(Resource::Cpu, used) } else { used });
         limit = size(&adaptive, Objective::Balanced);
         limit < 1000
     });
@@ -57,8 +58,8 @@ fn throttled_use_probes_upward_until_it_is_uncensored() {
 #[test]
 fn an_oom_kill_raises_above_the_limit() {
     let mut adaptive = Adaptive::new(Resource::Memory);
-    (0..600).for_each(|n| adaptive.observe(minute(n), 500, false));
-    adaptive.oom(minute(600), 700);
+    (0..600).for_each(|n| adaptive.observe(minute(n), 500));
+    adaptive.observe(minute(600), demand(Resource::Memory, 700));
     assert!(OBJECTIVES.iter().all(|objective| size(&adaptive, *objective) >= 770));
 }
 
@@ -90,7 +91,7 @@ fn objectives_are_ordered_by_how_often_use_exceeds_them() {
         for (count, objective) in exceeded.iter_mut().zip(OBJECTIVES) {
             *count += u32::from(level > size(&adaptive, objective));
         }
-        adaptive.observe(minute(n), level, false);
+        adaptive.observe(minute(n), level);
     }
     assert!(exceeded[0] > exceeded[1] && exceeded[1] >= exceeded[2], "{exceeded:?}");
 }
@@ -103,8 +104,8 @@ fn the_state_is_small_and_survives_a_checkpoint() {
     let mut restored: Adaptive = serde_json::from_str(&text).unwrap();
     assert_eq!(restored, adaptive);
     for n in 6000..6100 {
-        adaptive.observe(minute(n), 500, false);
-        restored.observe(minute(n), 500, false);
+        adaptive.observe(minute(n), 500);
+        restored.observe(minute(n), 500);
     }
     assert_eq!(restored, adaptive);
 }
@@ -158,11 +159,11 @@ proptest! {
     }
 
     #[test]
-    fn no_use_and_no_clock_breaks_it(steps in prop::collection::vec((any::<i32>(), any::<u64>(), any::<bool>()), 1..50)) {
+    fn no_use_and_no_clock_breaks_it(steps in prop::collection::vec((any::<i32>(), any::<u64>()), 1..50)) {
         let mut adaptive = Adaptive::new(Resource::Memory);
-        for (at, peak, censored) in steps {
-            adaptive.observe(Timestamp::from_unix_seconds(at.into()), peak, censored);
-            adaptive.oom(Timestamp::from_unix_seconds(at.into()), peak);
+        for (at, peak) in steps {
+            adaptive.observe(Timestamp::from_unix_seconds(at.into()), peak);
+            adaptive.observe(Timestamp::from_unix_seconds(at.into()), demand(Resource::Memory, peak));
         }
         prop_assert!(adaptive.size(Objective::Safe).is_some());
     }
@@ -180,9 +181,13 @@ fn fingerprint() -> u64 {
             let burst = if minute % 1440 < 30 || noise == 0 { 3000 } else { 0 };
             let peak = 1000 + (minute / 2000) * 150 + noise * 20 + burst;
             let at = Timestamp::from_unix_seconds(1_800_000_000 + i64::try_from(minute).unwrap() * 60);
-            state.observe(at, peak, resource == Resource::Cpu && minute % 977 == 0);
+            // a level may lie between two units
+            let level = peak << FRACTION;
+            let cut_off = resource == Resource::Cpu && minute % 977 == 0;
+            let level = if cut_off { scaled(level, CENSORED) } else { level };
+            state.observe_level(&Tunings::of(state.sizes), at, level);
             if minute == 7000 {
-                state.oom(at, 5000);
+                state.observe(at, demand(Resource::Memory, 5000));
             }
             for objective in [Objective::Savings, Objective::Balanced, Objective::Safe] {
                 hash = (hash ^ state.size(objective).unwrap()).wrapping_mul(0x0100_0000_01b3);

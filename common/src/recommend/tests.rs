@@ -121,7 +121,7 @@ fn a_new_revision_begins_with_what_adaptive_gave_the_one_before() {
     let mut evidence = Evidence::none(Timestamp::from_unix_seconds(1_800_000_000), Duration::from_secs(60));
     let mut before = Adaptive::new(Resource::Cpu);
     // a hot pod: its peak is in no percentile of the merged use
-    before.observe(evidence.now, 9000, false);
+    before.observe(evidence.now, 9000);
     let mut others = Others { cpu_adaptive: vec![before], ..Others::default() };
     others.cpu.entry(1000).or_default().add(&UsageHistogram::from_values(1000, [100; 50]));
     evidence.others = Some(Box::new(others));
@@ -143,8 +143,8 @@ fn with_scope_pod_the_siblings_of_a_hot_pod_have_what_they_need() {
     let shares = |of: [u64; 2]| [vec![of[0]; 99], vec![of[1]]].concat();
     let mut evidence = evidence(&shares([100, 1000]), &shares([50, 500]));
     evidence.hottest = Some(Hottest { cpu: ("hot".into(), 10_000), memory: ("hot".into(), 8000), pods: 100 });
-    evidence.cpu_adaptive.observe(evidence.now, 10_000, false);
-    evidence.memory_adaptive.observe(evidence.now, 8000, false);
+    evidence.cpu_adaptive.observe(evidence.now, 10_000);
+    evidence.memory_adaptive.observe(evidence.now, 8000);
     let declared = resources((2000, 1024), (0, 0));
     let container =
         ContainerFacts { name: "c".into(), desired: declared, declared, ..ContainerFacts::default() };

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use super::{Observation, Rule};
-use crate::adaptive::{Adaptive, Size, Tunings};
+use crate::adaptive::{Adaptive, Size, Tunings, demand};
 use crate::policy::{Factor, Objective, Percentile, ThresholdParams};
 use crate::resources::Resource;
 use crate::threshold::{ThresholdVerdict, threshold};
@@ -38,7 +38,7 @@ impl AdaptiveRule {
 
     fn close(&mut self, minute: i64, peak: u64) {
         let at = Timestamp::from_unix_seconds(minute.saturating_mul(60));
-        self.state.observe_with(&self.tunings, at, peak, false);
+        self.state.observe_with(&self.tunings, at, peak);
     }
 }
 
@@ -46,17 +46,14 @@ impl Rule for AdaptiveRule {
     fn observe(&mut self, seen: &Observation) -> Option<u64> {
         // the sample belongs to the minute in which it started
         let minute = (seen.at - seen.step).unix_micros().div_euclid(60_000_000);
-        let used = if seen.oom { 0 } else { seen.used };
+        let used = if seen.oom { demand(Resource::Memory, seen.size) } else { seen.used };
         let peak = match self.minute {
             Some((open, peak)) if open == minute => peak.max(used),
             _ => used,
         };
         self.minute = Some((minute, peak));
         let ends = seen.at.unix_micros().rem_euclid(60_000_000) == 0 || seen.step >= Duration::from_secs(60);
-        let at = Timestamp::from_unix_seconds(minute.saturating_mul(60));
-        if seen.oom {
-            self.state.oom(at, seen.size);
-        } else if ends || seen.used > seen.size {
+        if ends || seen.oom || used > seen.size {
             self.close(minute, peak);
         }
         let size = self.state.size(self.objective)?;

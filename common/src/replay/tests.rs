@@ -1,8 +1,9 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::adaptive::Size;
+use crate::adaptive::{Size, demand};
 use crate::policy::{Objective, ThresholdParams};
+use crate::resources::Resource;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -48,6 +49,20 @@ fn use_above_a_memory_limit_is_a_kill_and_a_crash_loop_counts_once() {
     let result = replay(&usage, 10, &actuator(2, Limit::Follows), &mut Follow);
     assert_eq!(result.oom_kills, [2, 7], "{result:?}");
     assert!(result.sizes.windows(2).all(|pair| pair[1] >= pair[0]), "{result:?}");
+}
+
+#[test]
+fn adaptive_takes_a_kill_for_the_demand_that_the_store_takes_it_for() {
+    let mut rule = AdaptiveRule::new(Size::MemoryLimit, Objective::Balanced);
+    let start = Timestamp::from_unix_seconds(1_800_000_000);
+    let mut see = |n: u32, used, oom| {
+        rule.observe(&Observation { at: start + MINUTE * n, step: MINUTE, used, size: 1000, oom })
+    };
+    (1..600).for_each(|n| {
+        see(n, 500, false);
+    });
+    let needed = demand(Resource::Memory, 1000);
+    assert!(see(600, 1000, true) >= Some(needed));
 }
 
 #[test]

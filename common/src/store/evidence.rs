@@ -151,12 +151,12 @@ impl Evidence {
 
     /// Share of CFS periods in which the container was throttled, in thousandths; 0 without a CPU limit.
     pub fn throttled_share(&self) -> u64 {
-        share(self.counters)
+        self.counters.throttled_share()
     }
 
     /// The same of the last minutes since the last resize.
     pub fn throttled_now(&self) -> u64 {
-        share(self.recent.counters)
+        self.recent.counters.throttled_share()
     }
 
     /// Part of the window that has data, less the share of pod-time that nobody saw.
@@ -168,10 +168,6 @@ impl Evidence {
         let seen = self.covered.as_millis() * observed / ran.max(1);
         Duration::from_millis(u64::try_from(seen).unwrap_or(u64::MAX))
     }
-}
-
-fn share(counters: CpuCounters) -> u64 {
-    (counters.throttled_periods * 1000).checked_div(counters.periods).unwrap_or(0)
 }
 
 /// The histogram of the slot length that has most values.

@@ -153,7 +153,7 @@ impl History {
         if !record.cpu_second.is_empty() {
             // of each pod by itself: that another one is throttled says nothing about this one
             let used = record.cpu_second.max();
-            let needed = if is_throttled(record.cpu) { demand(Resource::Cpu, used) } else { used };
+            let needed = if record.cpu.is_throttled() { demand(Resource::Cpu, used) } else { used };
             self.cpu_peaks.record(middle, needed);
             self.pods.add(record, middle);
         }
@@ -311,7 +311,7 @@ impl History {
                 // a frame is filed by its middle: the slot after the resize may hold a part from before it
                 let peak = slot.memory_total.values().map(UsageHistogram::max).max().unwrap_or(0);
                 peaks.push((end, peak));
-                evidence.recent.fresh |= parts.cpu || parts.memory;
+                evidence.recent.fresh = true;
                 slot.add_recent(evidence, parts, resized.is_none_or(|resized| start >= resized + FINE_SLOT));
             }
             // a coarse slot reaches into a short window before what it holds does
@@ -390,11 +390,6 @@ impl Slot {
             self.working_set.values().for_each(|h| evidence.recent.memory.add(h));
         }
     }
-}
-
-/// Demand was cut off in this interval: 1 % of periods is the noise of a busy container with a generous limit.
-const fn is_throttled(counters: CpuCounters) -> bool {
-    counters.throttled_periods * 100 > counters.periods
 }
 
 /// Whether memory rises, by the peaks of the fine slots in order of their ends. See [`super::Recent::memory_rising`].

@@ -13,10 +13,6 @@ use crate::time::Timestamp;
 /// that limits probe upward by a constant factor until nothing is cut off.
 const GROWTH: u64 = 1500;
 
-/// Throttled in more periods than this, in thousandths, use is a lower bound of demand: less is the noise of a
-/// container with a generous limit.
-pub const THROTTLED: u64 = 20;
-
 /// A limit counts when it throttled in frames that ended so far apart: in the frame in which a limit changes, one limit
 /// throttled and the other one is read.
 const APART: Duration = Duration::from_secs(12);
@@ -37,8 +33,7 @@ pub struct ThrottleEvidence {
 impl ThrottledLimits {
     /// What a frame that ended at `end` shows.
     pub fn add(&mut self, record: &ContainerRecord, end: Timestamp) {
-        let throttled = record.cpu.throttled_periods * 1000 > record.cpu.periods * THROTTLED;
-        if let Some(limit) = record.limits.cpu.filter(|_| throttled) {
+        if let Some(limit) = record.limits.cpu.filter(|_| record.cpu.is_throttled()) {
             let (first, last) = self.0.entry(limit.0).or_insert((end, end));
             (*first, *last) = ((*first).min(end), (*last).max(end));
         }

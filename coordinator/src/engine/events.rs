@@ -14,7 +14,6 @@ use optipod_common::policy::{Mode, Percentile, Policy, Strategy};
 use optipod_common::recommend::{ContainerRecommendation, Sizing, StepKind};
 use optipod_common::resources::Amounts;
 use optipod_common::sample::{CPU_UNITS_PER_MILLICORE, MEMORY_UNIT_BYTES};
-use optipod_common::store::THROTTLED;
 use optipod_common::time::Timestamp;
 
 use super::evaluate::WorkloadOutcome;
@@ -156,9 +155,7 @@ impl Watched {
             beyond(levels.cpu, cpu, request.map(|r| r.0))
                 || beyond(levels.memory, memory, requested.map(|r| r.0))
         });
-        let throttled = levels.cpu.is_some()
-            && record.cpu.throttled_periods.saturating_mul(1000)
-                > record.cpu.periods.saturating_mul(THROTTLED);
+        let throttled = levels.cpu.is_some() && record.cpu.is_throttled();
         let near = |limit: u64| memory.saturating_mul(1000) >= limit.saturating_mul(NEAR);
         let near = memory > levels.peak && record.limits.memory.is_some_and(|limit| near(limit.0));
         let news = record.oom_kills > 0 || more || near || (throttled && levels.throttled < TOLD);
