@@ -1,7 +1,8 @@
 //! Golden scenarios: a policy, a pod and its use in, the recommendation and the decision with their reasons out.
 //!
 //! Each file under `golden/decisions/` holds scenarios: a line `=== what is shown`, what differs from the usual pod as
-//! YAML, a line `---`, and what comes of it. `UPDATE_GENERATED=1 cargo test -p optipod-tests --test decisions` writes what
+//! YAML, a line `---`, and what comes of it. What is shown begins with the name of a hazard and a colon where there is one
+//! (`HAZARDS`). `UPDATE_GENERATED=1 cargo test -p optipod-tests --test decisions` writes what
 //! comes of it anew; read the difference before it is committed.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests fail the test")]
@@ -473,4 +474,68 @@ fn each_reason_has_a_scenario() {
         .filter(|reason| !outcomes.split(|c: char| !c.is_ascii_alphabetic()).any(|word| word == *reason))
         .collect();
     assert!(missing.is_empty(), "no scenario shows {missing:?}");
+}
+
+/// What a resize changes around a pod, by the name that scenarios have before their colon.
+const HAZARDS: &[(&str, &str)] = &[
+    // ---- what must not be taken for granted
+    ("A1", "a running size is not a replacement size"),
+    ("A2", "a change may not be possible to take back"),
+    ("A3", "raises reserve, so they come first"),
+    ("A5", "merged percentiles hide the hot pod"),
+    ("A6", "another revision is other evidence"),
+    ("A7", "less requested memory is evicted earlier"),
+    ("A8", "a peak of a lifetime has the start in it"),
+    ("A9", "less CPU for Burstable pods is less for all of them"),
+    ("A10", "Guaranteed and BestEffort pods keep their class"),
+    ("A11", "slots of different length do not merge"),
+    ("A12", "resizes cost writes"),
+    ("A13", "an autoscaler computes with the request"),
+    ("A14", "a day is not a week"),
+    ("A15", "somebody else writes the cgroup"),
+    ("A16", "a new version of a strategy is a storm"),
+    // ---- situations
+    ("node autoscalers", "their annotations are respected"),
+    ("start-up boost", "limits, and requests where the node has room"),
+    ("draining", "nodes and pods that are about to go"),
+    ("admission", "pods that are bound and not admitted"),
+    ("quota", "room for the last step back"),
+    ("MemoryQoS", "a memory request is enforced"),
+    ("swap", "memory says too little"),
+    ("static managers", "CPUs and memory of a container's own"),
+    ("pod-level resources", "the pod has the size, not the container"),
+    ("resourceFieldRef", "the process was told its size"),
+    ("fixed heap", "JVM, Node: sized from the memory limit at start"),
+    ("Go", "parallelism follows the CPU limit"),
+    ("RuntimeClass", "sandboxes do not follow"),
+    ("unobserved", "no agent sees the pod"),
+    ("node classes", "CPUs are unlike"),
+    ("singleton", "a standby may be promoted"),
+    ("Job", "running pods are only raised"),
+    ("queue", "requests are counted by somebody else"),
+    ("RestartContainer", "a resize restarts"),
+    ("GitOps", "a tool would undo it"),
+    ("cpu.max.burst", "the kernel refuses a lower limit"),
+    ("tmpfs", "files are memory"),
+    ("new neighbour", "a stall that siblings have, too"),
+    ("new leader", "replays are not in yet"),
+    ("clock jump", "ages are wrong"),
+    ("breaker", "harm stops decreases"),
+];
+
+/// The hazards that no title names.
+fn unnamed<'a>(hazards: &[(&'a str, &str)], titles: &[&str]) -> Vec<&'a str> {
+    let shown = |hazard: &str| titles.iter().any(|title| title.split_once(": ").is_some_and(|t| t.0 == hazard));
+    hazards.iter().map(|(name, _)| *name).filter(|name| !shown(name)).collect()
+}
+
+#[test]
+fn each_hazard_has_a_scenario() {
+    let files = files();
+    let titles: Vec<&str> =
+        files.iter().flat_map(|(_, text)| text.lines()).filter_map(|line| line.strip_prefix("=== ")).collect();
+    assert_eq!(unnamed(HAZARDS, &titles), Vec::<&str>::new(), "no scenario is about these");
+    // a hazard that nobody shows is found, and one that is only mentioned does not count as shown
+    let invented = [("swap", ""), ("holdout", ""), ("limit", "")];
+    assert_eq!(unnamed(&invented, &["swap: held", "a limit: with a holdout"]), ["holdout", "limit"]);
 }
