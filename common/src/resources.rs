@@ -272,6 +272,11 @@ impl LanguageRuntime {
     pub const fn fixes_heap(self) -> bool {
         matches!(self, Self::Jvm | Self::Node)
     }
+
+    /// Its parallelism follows the CPU limit while it runs.
+    pub const fn follows_limit(self) -> bool {
+        matches!(self, Self::Go)
+    }
 }
 
 /// What an agent read of a container's cgroup beside its use.
@@ -339,6 +344,23 @@ pub struct ContainerFacts {
     pub language: Option<LanguageRuntime>,
     /// From its cgroup.
     pub cgroup: CgroupFacts,
+}
+
+impl ContainerFacts {
+    /// Its `resizePolicy` restarts it when this resource changes.
+    pub const fn restarts(&self, resource: Resource) -> bool {
+        match resource {
+            Resource::Cpu => self.cpu_restarts,
+            Resource::Memory => self.memory_restarts,
+        }
+    }
+
+    /// Its `resizePolicy` restarts it for this change. The kubelet does so for a request alone, too.
+    pub const fn restarts_for(&self, change: Resources) -> bool {
+        let Resources { requests, limits } = change;
+        (self.cpu_restarts && (requests.cpu.is_some() || limits.cpu.is_some()))
+            || (self.memory_restarts && (requests.memory.is_some() || limits.memory.is_some()))
+    }
 }
 
 #[cfg(test)]

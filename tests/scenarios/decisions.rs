@@ -525,15 +525,19 @@ const HAZARDS: &[(&str, &str)] = &[
 
 /// The hazards that no title names.
 fn unnamed<'a>(hazards: &[(&'a str, &str)], titles: &[&str]) -> Vec<&'a str> {
-    let shown = |hazard: &str| titles.iter().any(|title| title.split_once(": ").is_some_and(|t| t.0 == hazard));
+    let shown =
+        |hazard: &str| titles.iter().any(|title| title.split_once(": ").is_some_and(|t| t.0 == hazard));
     hazards.iter().map(|(name, _)| *name).filter(|name| !shown(name)).collect()
 }
 
 #[test]
 fn each_hazard_has_a_scenario() {
     let files = files();
-    let titles: Vec<&str> =
-        files.iter().flat_map(|(_, text)| text.lines()).filter_map(|line| line.strip_prefix("=== ")).collect();
+    let titles: Vec<&str> = files
+        .iter()
+        .flat_map(|(_, text)| text.lines())
+        .filter_map(|line| line.strip_prefix("=== "))
+        .collect();
     assert_eq!(unnamed(HAZARDS, &titles), Vec::<&str>::new(), "no scenario is about these");
     // a hazard that nobody shows is found, and one that is only mentioned does not count as shown
     let invented = [("swap", ""), ("holdout", ""), ("limit", "")];

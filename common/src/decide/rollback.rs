@@ -81,8 +81,11 @@ fn harm(policy: &Rollback, seen: &Aftermath) -> Option<(Reason, String)> {
     if policy.on_oom && seen.oom_kills > 0 {
         return Some((Reason::OomAfterResize, format!("{} OOM kills since", seen.oom_kills)));
     }
-    if policy.on_restart && seen.restarts > 0 {
-        return Some((Reason::RestartAfterResize, format!("{} restarts since", seen.restarts)));
+    // those that the change itself makes are no harm
+    let made = seen.plan.changes.iter().filter(|change| change.restarts).count();
+    let restarts = u64::from(seen.restarts).saturating_sub(u64::try_from(made).unwrap_or(u64::MAX));
+    if policy.on_restart && restarts > 0 {
+        return Some((Reason::RestartAfterResize, format!("{restarts} restarts since")));
     }
     // what was there before, and what siblings suffer as well, does not come from the change
     let grown = |of: fn(&Baseline) -> u64| {
