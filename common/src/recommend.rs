@@ -15,7 +15,7 @@ use crate::expression::Expressions;
 use crate::histogram::MergedHistogram;
 use crate::policy::{Guaranteed, LimitRule, Policy, Range};
 use crate::quantity::{Bytes, MilliCpu};
-use crate::resources::{Amounts, ContainerFacts, LanguageRuntime, Resource, Resources};
+use crate::resources::{Amounts, ContainerFacts, Resource, Resources};
 use crate::sample::{CPU_UNITS_PER_MILLICORE, MEMORY_UNIT_BYTES};
 use crate::startup::Phase;
 use crate::store::{Evidence, PodUse};
@@ -393,23 +393,16 @@ impl<'a> Series<'a> {
         self.policy.guaranteed == Guaranteed::MoveTogether && full && requests == limits
     }
 
-    /// The policy has another size while starting.
-    const fn has_boost(&self) -> bool {
-        match self.resource {
-            Resource::Cpu => self.policy.startup.cpu.is_some(),
-            Resource::Memory => self.policy.startup.memory.is_some(),
-        }
-    }
-
     /// The size while starting, when it is above that at runtime.
     fn boost(&self, request: u64, limit: Option<u64>, sizing: &mut Sizing) -> Option<StartSize> {
-        if self.asked.phase == Phase::Runtime {
+        let limit_is_request = self.moves_as_one();
+        if self.asked.phase == Phase::Runtime || (limit_is_request && !self.may_boost_limit()) {
             return None;
         }
         let most = sizing.upper.unwrap_or(u64::MAX);
         let mut start = StartSize { request: self.boosted(request)?.min(most).max(request), limit: None };
         let at_runtime = limit.or(self.kept_limit());
-        if self.moves_as_one() {
+        if limit_is_request {
             let grain = self.limit_grain;
             let up = round_up(start.request, grain);
             start.request = if up <= most { up } else { (start.request / grain * grain).max(request) };
@@ -432,15 +425,12 @@ impl<'a> Series<'a> {
         (start.request > request || start.limit > at_runtime).then_some(start)
     }
 
-    /// A limit that the owner declared, and that no language runtime sizes itself by: a heap that was sized from a
-    /// higher limit outlives it, and Go's parallelism follows its CPU limit.
+    /// A CPU limit that the owner declared, and that no runtime follows. Never one of memory: a heap that was sized from a
+    /// higher limit outlives it, to take the limit back kills, and what runs in a container is not told reliably.
     fn may_boost_limit(&self) -> bool {
-        let language = self.asked.container.language;
-        let follows = match self.resource {
-            Resource::Cpu => language == Some(LanguageRuntime::Go),
-            Resource::Memory => language.is_some(),
-        };
-        self.declared.1.is_some() && !follows
+        let follows = self.asked.container.language.filter(|language| language.follows_limit());
+        let held = follows.is_some_and(|language| !self.policy.update.limit_runtimes.contains(&language));
+        self.resource == Resource::Cpu && self.declared.1.is_some() && !held
     }
 
     fn show(&self, value: u64) -> String {
