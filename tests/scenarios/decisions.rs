@@ -517,6 +517,7 @@ const HAZARDS: &[(&str, &str)] = &[
     ("GitOps", "a tool would undo it"),
     ("cpu.max.burst", "the kernel refuses a lower limit"),
     ("tmpfs", "files are memory"),
+    ("PSI", "a stall because of the container's own limit is none"),
     ("new neighbour", "a stall that siblings have, too"),
     ("new leader", "replays are not in yet"),
     ("clock jump", "ages are wrong"),
