@@ -111,6 +111,9 @@ pub struct StartSize {
     pub limit: Option<u64>,
 }
 
+/// Runs of a Job that say as much as a full window: one that runs for minutes never fills a day.
+pub const JOB_RUNS: u64 = 4;
+
 /// The evidence behind a recommendation, in numbers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -120,6 +123,10 @@ pub struct EvidenceSummary {
     pub window: Duration,
     /// Part of it that has data, less what nobody saw of the pods that ran.
     pub covered: Duration,
+    /// Pod-time in the window that nobody saw, in thousandths.
+    pub unseen: u64,
+    /// Containers that were seen from their start in the last weeks, the newest ones: for a Job, its runs.
+    pub runs: u64,
     /// CPU values in the window.
     pub cpu_samples: u64,
     /// Memory values in the window.
@@ -167,6 +174,8 @@ impl EvidenceSummary {
         Self {
             window: evidence.window,
             covered: evidence.coverage(),
+            unseen: evidence.unseen(),
+            runs: u64::try_from(evidence.startup.starts).unwrap_or(u64::MAX),
             cpu_samples: evidence.cpu_seconds().map_or(0, MergedHistogram::count),
             memory_samples: evidence.memory.count(),
             cpu_mean: MilliCpu(
@@ -196,6 +205,15 @@ impl EvidenceSummary {
                 .map(|h| (h.cpu.0.clone(), MilliCpu(h.cpu.1.div_ceil(CPU_UNITS_PER_MILLICORE)))),
             hottest_memory: hottest.map(|h| (h.memory.0.clone(), bytes(h.memory.1))),
         }
+    }
+
+    /// How much of what should be known is, in thousandths: of the window; of a Job, whose pods run for a part of it, of
+    /// its runs where that is more.
+    pub fn coverage(&self, job: bool) -> u64 {
+        let time = self.covered.as_millis() * 1000 / self.window.as_millis().max(1);
+        let time = u64::try_from(time).unwrap_or(u64::MAX).min(1000);
+        let runs = self.runs.min(JOB_RUNS) * (1000 - self.unseen.min(1000)) / JOB_RUNS;
+        if job { time.max(runs) } else { time }
     }
 
     /// As text, such as `86400 s of 86400 s have data, 86400 values of CPU and 86400 of memory`.

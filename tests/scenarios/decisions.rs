@@ -115,6 +115,8 @@ struct Use {
     pod: u8,
     /// It belongs to start-up.
     startup: bool,
+    /// When it started is known: it is one run.
+    run: bool,
     /// Agents saw only this many percent of the time that pods ran.
     seen: u32,
 }
@@ -136,6 +138,7 @@ impl Default for Use {
             tick: 100,
             pod: 0,
             startup: false,
+            run: false,
             seen: 100,
         }
     }
@@ -161,7 +164,7 @@ fn store(usage: &[Use]) -> Store {
     for part in usage {
         let end = now() - parse_duration(&part.ago).unwrap();
         let minutes = u32::try_from(parse_duration(&part.lasting).unwrap().as_secs() / 60).unwrap();
-        let started = part.startup.then(|| end - Duration::from_secs(60) * minutes);
+        let started = (part.startup || part.run).then(|| end - Duration::from_secs(60) * minutes);
         frames.extend(
             (0..minutes).map(|minute| (end - Duration::from_secs(60) * minute, part, minute == 0, started)),
         );
@@ -189,7 +192,7 @@ fn record(part: &Use, last: bool) -> ContainerRecord {
     let cpu = part.cpu.0 * 10;
     let memory = part.memory.0 >> 16;
     ContainerRecord {
-        key: ContainerKey { id: ContainerId::from_bytes([1; 32]), inode: 1 },
+        key: ContainerKey { id: ContainerId::from_bytes([part.pod; 32]), inode: 1 },
         pod: uid(part.pod).parse().unwrap(),
         qos: QosClass::Burstable,
         cpu_tick: UsageHistogram::from_values(

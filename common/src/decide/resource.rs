@@ -7,7 +7,9 @@ use crate::policy::{
     CoupledResources, Guaranteed, Hpa, MemoryDecrease, Policy, Replacement, RestartContainer, Strategy,
 };
 use crate::quantity::{Bytes, MilliCpu};
-use crate::recommend::{CPU_LIMIT_GRAIN, ContainerRecommendation, EvidenceSummary, Sizing, StepKind, amount};
+use crate::recommend::{
+    CPU_LIMIT_GRAIN, ContainerRecommendation, EvidenceSummary, JOB_RUNS, Sizing, StepKind, amount,
+};
 use crate::resources::{Amounts, ContainerFacts, PodFacts, QosClass, Resource, Resources};
 
 /// Memory may fall to the recent peak plus this share, in thousandths. The kubelet refuses a limit below
@@ -392,23 +394,24 @@ impl Subject<'_> {
         let evidence = &self.size.evidence;
         let EvidenceSummary { window, covered, .. } = evidence;
         self.refuse(evidence.starting, Reason::StartingUp, "start-up needs more than runtime")?;
-        let message = if self.at.replacement_known {
-            "a running Job is only raised: the next run starts at the new size"
+        let next = if self.at.replacement_known {
+            "the next run starts at the new size"
         } else {
-            "a running Job is only raised: the next run starts at the size of its template and is decided with what \
-             this one used"
+            "the next run starts at the size of its template and is decided with what this one used"
         };
+        let runs = evidence.runs.min(JOB_RUNS);
+        let message = format!("a running Job is only raised: {next}; {runs} of {JOB_RUNS} runs were seen");
         self.refuse(self.pod.job, Reason::JobRunning, message)?;
         let message = "no usage was seen in the last 5 minutes";
         self.refuse(!evidence.fresh, Reason::InsufficientCoverage, message)?;
-        let needed = u128::from(self.policy.minimum_coverage.thousandths());
+        let needed = u64::from(self.policy.minimum_coverage.thousandths());
         let message = format!(
             "{} s of {} s have data, {} needed before anything shrinks",
             covered.as_secs(),
             window.as_secs(),
             self.policy.minimum_coverage
         );
-        let too_little = covered.as_millis() * 1000 < window.as_millis() * needed;
+        let too_little = evidence.coverage(self.pod.job) < needed;
         self.refuse(too_little && !boost_ends, Reason::InsufficientCoverage, message)?;
         let message = "its owner rolls out a new revision";
         self.refuse(self.at.owner_progressing, Reason::OwnerProgressing, message)?;

@@ -385,6 +385,19 @@ fn a_start_boosts_declared_cpu_limits_that_no_runtime_follows() {
 }
 
 #[test]
+fn short_runs_of_a_job_cover_it() {
+    let hour = Duration::from_secs(3600);
+    let covers = |runs, unseen, job| {
+        let covered = hour / 4;
+        EvidenceSummary { window: hour * 24, covered, unseen, runs, ..EvidenceSummary::default() }
+            .coverage(job)
+    };
+    assert_eq!([covers(0, 0, true), covers(2, 0, true), covers(9, 0, true)], [10, 500, 1000]);
+    assert_eq!(covers(9, 0, false), 10, "restarts of a server are no runs");
+    assert_eq!(covers(4, 600, true), 400, "of the pod-time that was seen");
+}
+
+#[test]
 fn without_data_there_is_no_recommendation() {
     let r = run(&Policy::default(), resources((100, 64), (0, 0)), &[], &[50]);
     assert_eq!(r.cpu.hold.map(|h| h.reason), Some(Reason::NoData));
