@@ -234,7 +234,7 @@ pub struct NodeFacts {
     pub class: String,
     /// Condition `Ready` is `True`.
     pub ready: bool,
-    /// `spec.unschedulable`.
+    /// `spec.unschedulable`, or it is about to go: it is being deleted, or an autoscaler has tainted it for that.
     pub cordoned: bool,
     /// Condition `MemoryPressure` is `True`.
     pub memory_pressure: bool,
@@ -250,7 +250,7 @@ pub struct NodeFacts {
     pub admitting: Option<String>,
     /// Why pods on it cannot be resized in place: an old kubelet, a feature gate that is off.
     pub no_in_place: Option<String>,
-    /// What keeps agents from seeing its pods: virtual kubelet, Fargate, cgroup v1.
+    /// What keeps agents from seeing its pods: virtual kubelet, Fargate, Windows, cgroup v1.
     pub unobserved: Option<String>,
     /// By how much requests of Burstable pods on it shrank within the last hour, in thousandths of their sum.
     pub slice_shrunk: u64,

@@ -502,6 +502,7 @@ const HAZARDS: &[(&str, &str)] = &[
     ("start-up boost", "limits, and requests where the node has room"),
     ("draining", "nodes and pods that are about to go"),
     ("admission", "pods that are bound and not admitted"),
+    ("lost Job", "a raise may take the room of a pod that is bound"),
     ("quota", "room for the last step back"),
     ("MemoryQoS", "a memory request is enforced"),
     ("swap", "memory says too little"),

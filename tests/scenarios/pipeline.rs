@@ -265,6 +265,25 @@ fn what_restarts_goes_one_pod_after_the_other_while_another_is_ready() {
 }
 
 #[test]
+fn a_job_that_finds_no_room_after_a_raise_counts_as_harm() {
+    let mut world = World::new();
+    hungry(&mut world, &json!({}));
+    let refused = |world: &mut World| {
+        let pod = world.run_of("default", "night", &too_much(), LITTLE);
+        world.change(&pod, |json| json["status"] = json!({"phase": "Failed", "reason": "OutOfcpu"}));
+        world.metrics.jobs_lost.get()
+    };
+    assert_eq!(refused(&mut world), 0, "nothing was raised");
+    while world.requests.is_empty() {
+        world.run(seconds(1));
+    }
+    assert_eq!(world.plans(), [GROWN]);
+    assert_eq!([refused(&mut world), refused(&mut world)], [1, 2]);
+    world.run(seconds(60));
+    assert_eq!(refused(&mut world), 2, "long after it");
+}
+
+#[test]
 fn modes_recommend_and_disabled_change_nothing() {
     for (mode, reason, recommended) in
         [("Recommend", "ModeRecommend", true), ("Disabled", "ModeDisabled", false)]

@@ -29,8 +29,8 @@ pub struct UpdateStrategy {
     /// alone, `OneAtATime` = it is resized and restarts, one pod of a workload after the other, never the last one that is
     /// ready, as PodDisruptionBudgets allow, at most every 5 minutes and every `cooldown`. Default: `Hold`.
     pub restart_container: RestartContainer,
-    /// What happens to a resource that the process is told at its start (`resourceFieldRef` in its environment): `Hold` = it
-    /// is left alone, `Move` = it moves, and the process sees it when its container starts anew. Default: `Hold`.
+    /// What happens to a resource that the process is told (`resourceFieldRef` in its environment or files): `Hold` = it is left
+    /// alone, `Move` = it moves, and the process sees it when its container starts anew. Default: `Hold`.
     pub coupled_resources: CoupledResources,
     /// Language runtimes whose CPU limit moves although they follow it while they run: `Go` (GOMAXPROCS, since 1.25).
     /// Default: none.
