@@ -6,6 +6,7 @@ mod pod;
 mod reason;
 mod recreate;
 mod resource;
+mod restart;
 mod rollback;
 
 use std::fmt;
@@ -24,7 +25,7 @@ pub use pod::SYSTEM_CRITICAL_PRIORITY;
 pub use reason::{Hold, Reason};
 pub use rollback::{Aftermath, Baseline, RollbackVerdict, rollback};
 
-use plan::{first_step, raises_harmed};
+use plan::{first_step, raises_harmed, restarting_step};
 use resource::Subject;
 
 /// What to do with a pod.
@@ -115,16 +116,21 @@ pub fn decide(
     let mut held = Vec::new();
     let mut wanted: Vec<(&ContainerFacts, Resources)> = Vec::new();
     let mut pressing: Vec<(&ContainerFacts, Resources)> = Vec::new();
+    let mut restarting: Vec<(&ContainerFacts, Resources)> = Vec::new();
     let mut free = pod.node.as_ref().and_then(|node| node.free);
     for container in &pod.containers {
         let Some(size) = sizes.iter().find(|s| s.container == container.name) else { continue };
-        let (mut to, mut now) = (Resources::default(), Resources::default());
+        let (mut to, mut now, mut anew) = (Resources::default(), Resources::default(), Resources::default());
         for resource in [Resource::Cpu, Resource::Memory] {
             match (Subject { policy, pod, container, size, at, qos, resource, free }).change() {
                 Ok(change) => {
-                    to = to.overlaid(change);
-                    if is_urgent(size, resource) {
-                        now = now.overlaid(change);
+                    if container.restarts(resource) {
+                        anew = anew.overlaid(change);
+                    } else {
+                        to = to.overlaid(change);
+                        if is_urgent(size, resource) {
+                            now = now.overlaid(change);
+                        }
                     }
                     free = free.map(|free| less(free, container.desired.requests, change.requests));
                 }
@@ -133,9 +139,11 @@ pub fn decide(
         }
         wanted.push((container, to));
         pressing.push((container, now));
+        restarting.push((container, anew));
     }
     let emergency = raises_harmed(&pressing);
-    let Some(plan) = emergency.clone().or_else(|| first_step(&wanted)) else {
+    let plan = emergency.clone().or_else(|| first_step(&wanted)).or_else(|| restarting_step(&restarting));
+    let Some(plan) = plan else {
         if held.is_empty() {
             held.push(Hold::of_pod(Reason::NoData, "no container of the pod has a recommendation"));
         }
@@ -149,7 +157,8 @@ pub fn decide(
         }
     };
     let grounds = grounds(pod, &plan, sizes, at, emergency.is_some());
-    if let Some(hold) = plan_guard(policy, &plan, &grounds, at) {
+    let refusal = plan_guard(policy, &plan, &grounds, at).or_else(|| restart::guard(policy, pod, &plan, at));
+    if let Some(hold) = refusal {
         held.insert(0, hold);
         return Decision::Hold { held, would: Some(plan) };
     }
@@ -181,8 +190,12 @@ fn plan_guard(policy: &Policy, plan: &Plan, grounds: &Grounds, at: &Circumstance
     if let Some(shadow) = &at.shadow {
         return Some(Hold::of_pod(Reason::StrategyShadow, format!("{shadow}; it would change {plan}")));
     }
-    let decrease = plan.direction == Direction::Decrease;
-    if !allowed_now(&policy.update.windows, decrease, at.now) {
+    let kinds: &[bool] = match plan.direction {
+        Direction::Decrease => &[true],
+        Direction::Increase => &[false],
+        Direction::Both => &[true, false],
+    };
+    if !kinds.iter().all(|decrease| allowed_now(&policy.update.windows, *decrease, at.now)) {
         let windows: Vec<String> = policy.update.windows.iter().map(ToString::to_string).collect();
         return Some(Hold::of_pod(Reason::OutsideWindow, format!("allowed in {}", windows.join("; "))));
     }
@@ -223,7 +236,7 @@ fn grounds(
     let changed = |name: &str| plan.changes.iter().any(|change| change.container == name);
     let concerned = || sizes.iter().filter(|size| changed(&size.container));
     let evidence = concerned().map(|size| (size.container.clone(), size.evidence.clone())).collect();
-    let decrease = plan.direction == Direction::Decrease;
+    let decrease = plan.direction != Direction::Increase;
     let (cpu, memory) = plan.request_growth();
     let room = |free: crate::resources::Amounts| {
         let covers = |free: Option<u64>, owed: i128| free.is_none_or(|free| i128::from(free) >= -owed);

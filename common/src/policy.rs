@@ -16,7 +16,10 @@ use thiserror::Error;
 pub use bounds::{Enforced, ResourceBounds};
 pub use startup::{Boost, Startup, Until};
 pub use strategy::{ExpressionParams, Objective, Strategy, ThresholdParams};
-pub use update::{Canary, Controlled, LimitRule, MaxStep, MemoryDecrease, Rollback, UpdateStrategy};
+pub use update::{
+    Canary, Controlled, CoupledResources, LimitRule, MaxStep, MemoryDecrease, RestartContainer, Rollback,
+    UpdateStrategy,
+};
 pub use values::{Factor, Percent, Percentile, Range, RelativePercent, Share, parse_duration};
 pub use windows::{Days, MinuteOfDay, Window, WindowChange, ZoneName, allowed_now, overlaps};
 

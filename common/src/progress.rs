@@ -130,8 +130,8 @@ mod tests {
             requests: Amounts { cpu: Some(MilliCpu(200)), memory: None },
             ..Resources::default()
         };
-        let change =
-            ContainerChange { container: "c".into(), sidecar: false, to, from: Resources::default() };
+        let from = Resources::default();
+        let change = ContainerChange { container: "c".into(), sidecar: false, to, from, restarts: false };
         SentResize {
             uid: "u".into(),
             generation: 2,

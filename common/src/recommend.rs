@@ -15,7 +15,7 @@ use crate::expression::Expressions;
 use crate::histogram::MergedHistogram;
 use crate::policy::{Guaranteed, LimitRule, Policy, Range};
 use crate::quantity::{Bytes, MilliCpu};
-use crate::resources::{Amounts, ContainerFacts, LanguageRuntime, Resource, Resources};
+use crate::resources::{Amounts, ContainerFacts, Resource, Resources};
 use crate::sample::{CPU_UNITS_PER_MILLICORE, MEMORY_UNIT_BYTES};
 use crate::startup::Phase;
 use crate::store::{Evidence, PodUse};
@@ -111,6 +111,9 @@ pub struct StartSize {
     pub limit: Option<u64>,
 }
 
+/// Runs of a Job that say as much as a full window: one that runs for minutes never fills a day.
+pub const JOB_RUNS: u64 = 4;
+
 /// The evidence behind a recommendation, in numbers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -120,6 +123,10 @@ pub struct EvidenceSummary {
     pub window: Duration,
     /// Part of it that has data, less what nobody saw of the pods that ran.
     pub covered: Duration,
+    /// Pod-time in the window that nobody saw, in thousandths.
+    pub unseen: u64,
+    /// Containers that were seen from their start in the last weeks, the newest ones: for a Job, its runs.
+    pub runs: u64,
     /// CPU values in the window.
     pub cpu_samples: u64,
     /// Memory values in the window.
@@ -167,6 +174,8 @@ impl EvidenceSummary {
         Self {
             window: evidence.window,
             covered: evidence.coverage(),
+            unseen: evidence.unseen(),
+            runs: u64::try_from(evidence.startup.starts).unwrap_or(u64::MAX),
             cpu_samples: evidence.cpu_seconds().map_or(0, MergedHistogram::count),
             memory_samples: evidence.memory.count(),
             cpu_mean: MilliCpu(
@@ -196,6 +205,15 @@ impl EvidenceSummary {
                 .map(|h| (h.cpu.0.clone(), MilliCpu(h.cpu.1.div_ceil(CPU_UNITS_PER_MILLICORE)))),
             hottest_memory: hottest.map(|h| (h.memory.0.clone(), bytes(h.memory.1))),
         }
+    }
+
+    /// How much of what should be known is, in thousandths: of the window; of a Job, whose pods run for a part of it, of
+    /// its runs where that is more.
+    pub fn coverage(&self, job: bool) -> u64 {
+        let time = self.covered.as_millis() * 1000 / self.window.as_millis().max(1);
+        let time = u64::try_from(time).unwrap_or(u64::MAX).min(1000);
+        let runs = self.runs.min(JOB_RUNS) * (1000 - self.unseen.min(1000)) / JOB_RUNS;
+        if job { time.max(runs) } else { time }
     }
 
     /// As text, such as `86400 s of 86400 s have data, 86400 values of CPU and 86400 of memory`.
@@ -393,23 +411,16 @@ impl<'a> Series<'a> {
         self.policy.guaranteed == Guaranteed::MoveTogether && full && requests == limits
     }
 
-    /// The policy has another size while starting.
-    const fn has_boost(&self) -> bool {
-        match self.resource {
-            Resource::Cpu => self.policy.startup.cpu.is_some(),
-            Resource::Memory => self.policy.startup.memory.is_some(),
-        }
-    }
-
     /// The size while starting, when it is above that at runtime.
     fn boost(&self, request: u64, limit: Option<u64>, sizing: &mut Sizing) -> Option<StartSize> {
-        if self.asked.phase == Phase::Runtime {
+        let limit_is_request = self.moves_as_one();
+        if self.asked.phase == Phase::Runtime || (limit_is_request && !self.may_boost_limit()) {
             return None;
         }
         let most = sizing.upper.unwrap_or(u64::MAX);
         let mut start = StartSize { request: self.boosted(request)?.min(most).max(request), limit: None };
         let at_runtime = limit.or(self.kept_limit());
-        if self.moves_as_one() {
+        if limit_is_request {
             let grain = self.limit_grain;
             let up = round_up(start.request, grain);
             start.request = if up <= most { up } else { (start.request / grain * grain).max(request) };
@@ -432,15 +443,12 @@ impl<'a> Series<'a> {
         (start.request > request || start.limit > at_runtime).then_some(start)
     }
 
-    /// A limit that the owner declared, and that no language runtime sizes itself by: a heap that was sized from a
-    /// higher limit outlives it, and Go's parallelism follows its CPU limit.
+    /// A CPU limit that the owner declared, and that no runtime follows. Never one of memory: a heap that was sized from a
+    /// higher limit outlives it, to take the limit back kills, and what runs in a container is not told reliably.
     fn may_boost_limit(&self) -> bool {
-        let language = self.asked.container.language;
-        let follows = match self.resource {
-            Resource::Cpu => language == Some(LanguageRuntime::Go),
-            Resource::Memory => language.is_some(),
-        };
-        self.declared.1.is_some() && !follows
+        let follows = self.asked.container.language.filter(|language| language.follows_limit());
+        let held = follows.is_some_and(|language| !self.policy.update.limit_runtimes.contains(&language));
+        self.resource == Resource::Cpu && self.declared.1.is_some() && !held
     }
 
     fn show(&self, value: u64) -> String {

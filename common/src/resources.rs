@@ -234,7 +234,7 @@ pub struct NodeFacts {
     pub class: String,
     /// Condition `Ready` is `True`.
     pub ready: bool,
-    /// `spec.unschedulable`.
+    /// `spec.unschedulable`, or it is about to go: it is being deleted, or an autoscaler has tainted it for that.
     pub cordoned: bool,
     /// Condition `MemoryPressure` is `True`.
     pub memory_pressure: bool,
@@ -250,7 +250,7 @@ pub struct NodeFacts {
     pub admitting: Option<String>,
     /// Why pods on it cannot be resized in place: an old kubelet, a feature gate that is off.
     pub no_in_place: Option<String>,
-    /// What keeps agents from seeing its pods: virtual kubelet, Fargate, cgroup v1.
+    /// What keeps agents from seeing its pods: virtual kubelet, Fargate, Windows, cgroup v1.
     pub unobserved: Option<String>,
     /// By how much requests of Burstable pods on it shrank within the last hour, in thousandths of their sum.
     pub slice_shrunk: u64,
@@ -271,6 +271,11 @@ impl LanguageRuntime {
     /// It sizes its heap from the memory limit when it starts.
     pub const fn fixes_heap(self) -> bool {
         matches!(self, Self::Jvm | Self::Node)
+    }
+
+    /// Its parallelism follows the CPU limit while it runs.
+    pub const fn follows_limit(self) -> bool {
+        matches!(self, Self::Go)
     }
 }
 
@@ -339,6 +344,23 @@ pub struct ContainerFacts {
     pub language: Option<LanguageRuntime>,
     /// From its cgroup.
     pub cgroup: CgroupFacts,
+}
+
+impl ContainerFacts {
+    /// Its `resizePolicy` restarts it when this resource changes.
+    pub const fn restarts(&self, resource: Resource) -> bool {
+        match resource {
+            Resource::Cpu => self.cpu_restarts,
+            Resource::Memory => self.memory_restarts,
+        }
+    }
+
+    /// Its `resizePolicy` restarts it for this change. The kubelet does so for a request alone, too.
+    pub const fn restarts_for(&self, change: Resources) -> bool {
+        let Resources { requests, limits } = change;
+        (self.cpu_restarts && (requests.cpu.is_some() || limits.cpu.is_some()))
+            || (self.memory_restarts && (requests.memory.is_some() || limits.memory.is_some()))
+    }
 }
 
 #[cfg(test)]

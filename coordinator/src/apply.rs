@@ -245,6 +245,7 @@ mod tests {
             sidecar,
             to,
             from: Resources::default(),
+            restarts: false,
         };
         let only_cpu = Resources {
             requests: Amounts { cpu: Some(MilliCpu(20)), memory: None },

@@ -58,6 +58,8 @@ pub struct Metrics {
     pub resize_seconds: Histogram,
     /// Containers that restarted while a resize of their pod was under way.
     pub restarts_during_resize: IntCounter,
+    /// Pods of Jobs that a node had no room for after a raise of ours.
+    pub jobs_lost: IntCounter,
     /// Millicores that replacements would ask for beyond what runs, by `pool`.
     pub restart_debt_cpu: IntGaugeVec,
     /// Bytes that replacements would ask for beyond what runs, by `pool`.
@@ -167,6 +169,11 @@ impl Metrics {
                 r,
                 "optipod_coordinator_restarts_during_resize_total",
                 "Container restarts seen while a resize of their pod was under way.",
+            )?,
+            jobs_lost: counter(
+                r,
+                "optipod_coordinator_jobs_lost_total",
+                "Pods of Jobs that a node refused for want of room within a minute after a raise there.",
             )?,
             restart_debt_cpu: gauges(
                 r,

@@ -51,16 +51,17 @@ pub fn build(
     let sized = recommended.iter().map(|size| container(size, &outcome.pods));
     let containers: Vec<RecommendedContainer> =
         sized.chain(left_alone(outcome, policy)).take(MAX_CONTAINERS).collect();
+    let job = first.is_some_and(|pod| pod.facts.job);
     let least = recommended.iter().map(|size| {
-        let (covered, window) = (size.evidence.covered.as_secs(), size.evidence.window.as_secs().max(1));
-        (covered.saturating_mul(100) / window, covered)
+        let whole = job || size.evidence.covered.as_secs() >= DAY_SECONDS;
+        (size.evidence.coverage(job) / 10, whole)
     });
     let least = least.min();
-    let confidence = least.map(|(percent, seconds)| {
+    let confidence = least.map(|(percent, whole)| {
         let enough = percent * 10 >= u64::from(policy.minimum_coverage.thousandths());
         match enough {
             false => Confidence::Low,
-            true if percent >= 90 && seconds >= DAY_SECONDS => Confidence::High,
+            true if percent >= 90 && whole => Confidence::High,
             true => Confidence::Medium,
         }
     });

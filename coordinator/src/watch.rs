@@ -24,6 +24,7 @@ use tokio::task::JoinSet;
 use crate::api::OptimizationPolicy;
 use crate::index::{
     ANNOTATION_PREFIX, CONFIG_MAP, Change, Delta, EVICTION, LANGUAGE_VARIABLES, Rollout, TRACKING,
+    tells_resources,
 };
 
 /// Annotation that marks the mirror of a static pod.
@@ -268,7 +269,7 @@ fn trim_pod(pod: &mut Pod) {
             priority: full.priority,
             runtime_class_name: full.runtime_class_name,
             overhead: full.overhead,
-            volumes: full.volumes.map(|list| list.into_iter().filter(is_in_memory).collect()),
+            volumes: full.volumes.map(|list| list.into_iter().filter(is_of_interest).collect()),
             resources: full.resources,
             ..PodSpec::default()
         };
@@ -278,8 +279,10 @@ fn trim_pod(pod: &mut Pod) {
     }
 }
 
-fn is_in_memory(volume: &Volume) -> bool {
-    volume.empty_dir.as_ref().is_some_and(|dir| dir.medium.as_deref() == Some("Memory"))
+/// It is in memory, or tells its readers a resource.
+fn is_of_interest(volume: &Volume) -> bool {
+    let in_memory = volume.empty_dir.as_ref().is_some_and(|dir| dir.medium.as_deref() == Some("Memory"));
+    in_memory || tells_resources(volume)
 }
 
 fn trim_pod_container(container: Container) -> Container {
@@ -319,7 +322,8 @@ mod tests {
                     {"manager": "us", "subresource": "resize", "time": "2026-01-01T00:00:00Z", "fieldsV1": {"f:spec": {}}},
                     {"manager": "kubelet", "subresource": "status", "time": "2026-01-01T00:00:00Z"},
                     {"manager": "them", "subresource": "resize", "time": "2026-01-01T00:00:00Z"}]},
-            "spec": {"nodeName": "n", "priority": 5, "os": {"name": "windows"}, "resources": {}, "volumes": [{"name": "v"}],
+            "spec": {"nodeName": "n", "priority": 5, "os": {"name": "windows"}, "resources": {}, "volumes": [{"name": "v"}, {"name": "d", "downwardAPI": {"items": [
+                    {"path": "m", "resourceFieldRef": {"containerName": "c", "resource": "limits.memory"}}]}}],
                 "initContainers": [{"name": "s", "restartPolicy": "Always"}, {"name": "i"}],
                 "ephemeralContainers": [{"name": "debug", "image": "x"}],
                 "containers": [{"name": "c", "image": "x", "resources": {"limits": {"cpu": "1"}},

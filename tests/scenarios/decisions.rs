@@ -1,7 +1,8 @@
 //! Golden scenarios: a policy, a pod and its use in, the recommendation and the decision with their reasons out.
 //!
 //! Each file under `golden/decisions/` holds scenarios: a line `=== what is shown`, what differs from the usual pod as
-//! YAML, a line `---`, and what comes of it. `UPDATE_GENERATED=1 cargo test -p optipod-tests --test decisions` writes what
+//! YAML, a line `---`, and what comes of it. What is shown begins with the name of a hazard and a colon where there is one
+//! (`HAZARDS`). `UPDATE_GENERATED=1 cargo test -p optipod-tests --test decisions` writes what
 //! comes of it anew; read the difference before it is committed.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests fail the test")]
@@ -114,6 +115,8 @@ struct Use {
     pod: u8,
     /// It belongs to start-up.
     startup: bool,
+    /// When it started is known: it is one run.
+    run: bool,
     /// Agents saw only this many percent of the time that pods ran.
     seen: u32,
 }
@@ -135,6 +138,7 @@ impl Default for Use {
             tick: 100,
             pod: 0,
             startup: false,
+            run: false,
             seen: 100,
         }
     }
@@ -160,7 +164,7 @@ fn store(usage: &[Use]) -> Store {
     for part in usage {
         let end = now() - parse_duration(&part.ago).unwrap();
         let minutes = u32::try_from(parse_duration(&part.lasting).unwrap().as_secs() / 60).unwrap();
-        let started = part.startup.then(|| end - Duration::from_secs(60) * minutes);
+        let started = (part.startup || part.run).then(|| end - Duration::from_secs(60) * minutes);
         frames.extend(
             (0..minutes).map(|minute| (end - Duration::from_secs(60) * minute, part, minute == 0, started)),
         );
@@ -188,7 +192,7 @@ fn record(part: &Use, last: bool) -> ContainerRecord {
     let cpu = part.cpu.0 * 10;
     let memory = part.memory.0 >> 16;
     ContainerRecord {
-        key: ContainerKey { id: ContainerId::from_bytes([1; 32]), inode: 1 },
+        key: ContainerKey { id: ContainerId::from_bytes([part.pod; 32]), inode: 1 },
         pod: uid(part.pod).parse().unwrap(),
         qos: QosClass::Burstable,
         cpu_tick: UsageHistogram::from_values(
@@ -473,4 +477,74 @@ fn each_reason_has_a_scenario() {
         .filter(|reason| !outcomes.split(|c: char| !c.is_ascii_alphabetic()).any(|word| word == *reason))
         .collect();
     assert!(missing.is_empty(), "no scenario shows {missing:?}");
+}
+
+/// What a resize changes around a pod, by the name that scenarios have before their colon.
+const HAZARDS: &[(&str, &str)] = &[
+    // ---- what must not be taken for granted
+    ("A1", "a running size is not a replacement size"),
+    ("A2", "a change may not be possible to take back"),
+    ("A3", "raises reserve, so they come first"),
+    ("A5", "merged percentiles hide the hot pod"),
+    ("A6", "another revision is other evidence"),
+    ("A7", "less requested memory is evicted earlier"),
+    ("A8", "a peak of a lifetime has the start in it"),
+    ("A9", "less CPU for Burstable pods is less for all of them"),
+    ("A10", "Guaranteed and BestEffort pods keep their class"),
+    ("A11", "slots of different length do not merge"),
+    ("A12", "resizes cost writes"),
+    ("A13", "an autoscaler computes with the request"),
+    ("A14", "a day is not a week"),
+    ("A15", "somebody else writes the cgroup"),
+    ("A16", "a new version of a strategy is a storm"),
+    // ---- situations
+    ("node autoscalers", "their annotations are respected"),
+    ("start-up boost", "limits, and requests where the node has room"),
+    ("draining", "nodes and pods that are about to go"),
+    ("admission", "pods that are bound and not admitted"),
+    ("lost Job", "a raise may take the room of a pod that is bound"),
+    ("quota", "room for the last step back"),
+    ("MemoryQoS", "a memory request is enforced"),
+    ("swap", "memory says too little"),
+    ("static managers", "CPUs and memory of a container's own"),
+    ("pod-level resources", "the pod has the size, not the container"),
+    ("resourceFieldRef", "the process was told its size"),
+    ("fixed heap", "JVM, Node: sized from the memory limit at start"),
+    ("Go", "parallelism follows the CPU limit"),
+    ("RuntimeClass", "sandboxes do not follow"),
+    ("unobserved", "no agent sees the pod"),
+    ("node classes", "CPUs are unlike"),
+    ("singleton", "a standby may be promoted"),
+    ("Job", "running pods are only raised"),
+    ("queue", "requests are counted by somebody else"),
+    ("RestartContainer", "a resize restarts"),
+    ("GitOps", "a tool would undo it"),
+    ("cpu.max.burst", "the kernel refuses a lower limit"),
+    ("tmpfs", "files are memory"),
+    ("PSI", "a stall because of the container's own limit is none"),
+    ("new neighbour", "a stall that siblings have, too"),
+    ("new leader", "replays are not in yet"),
+    ("clock jump", "ages are wrong"),
+    ("breaker", "harm stops decreases"),
+];
+
+/// The hazards that no title names.
+fn unnamed<'a>(hazards: &[(&'a str, &str)], titles: &[&str]) -> Vec<&'a str> {
+    let shown =
+        |hazard: &str| titles.iter().any(|title| title.split_once(": ").is_some_and(|t| t.0 == hazard));
+    hazards.iter().map(|(name, _)| *name).filter(|name| !shown(name)).collect()
+}
+
+#[test]
+fn each_hazard_has_a_scenario() {
+    let files = files();
+    let titles: Vec<&str> = files
+        .iter()
+        .flat_map(|(_, text)| text.lines())
+        .filter_map(|line| line.strip_prefix("=== "))
+        .collect();
+    assert_eq!(unnamed(HAZARDS, &titles), Vec::<&str>::new(), "no scenario is about these");
+    // a hazard that nobody shows is found, and one that is only mentioned does not count as shown
+    let invented = [("swap", ""), ("holdout", ""), ("limit", "")];
+    assert_eq!(unnamed(&invented, &["swap: held", "a limit: with a holdout"]), ["holdout", "limit"]);
 }

@@ -221,6 +221,69 @@ fn throttled_container_grows_with_its_limit_until_it_has_what_it_needs() {
 }
 
 #[test]
+fn what_restarts_goes_one_pod_after_the_other_while_another_is_ready() {
+    let mut world = World::new();
+    world.policy("default", "p", &json!({"updateStrategy": {"restartContainer": "OneAtATime"}}));
+    world.deployment("default", "web", &too_much(), LITTLE);
+    (0..2).for_each(|_| drop(world.pod_of("default", "web", &too_much(), LITTLE)));
+    let pods: Vec<String> = world.pods.keys().cloned().collect();
+    let becomes = |world: &mut World, pod: &str, ready: &str| {
+        world.change(pod, |json| {
+            let policy = |name| json!({"resourceName": name, "restartPolicy": "RestartContainer"});
+            json["spec"]["containers"][0]["resizePolicy"] = json!([policy("cpu"), policy("memory")]);
+            json["status"]["conditions"] = json!([{"type": "Ready", "status": ready}]);
+        });
+    };
+    becomes(&mut world, &pods[0], "True");
+    pods[1..].iter().for_each(|pod| becomes(&mut world, pod, "False"));
+    world.run(seconds(200));
+    assert_eq!(world.plans(), [""; 0]);
+    let reason = &world.workload("default", "p").reason;
+    assert!(["LastReadyReplica", "OtherPodDisrupted"].contains(&reason.as_str()), "{reason}");
+    // the kubelet restarts a container for its resize: the pod is not ready for a while
+    let restarted = Rc::new(RefCell::new(Vec::new()));
+    let names = Rc::clone(&restarted);
+    world.kubelet = Box::new(move |request: &Request| {
+        names.borrow_mut().push(request.action.pod.name.clone());
+        Reaction::Done
+    });
+    pods.iter().for_each(|pod| becomes(&mut world, pod, "True"));
+    for turn in 1..=3 {
+        (0..60).take_while(|_| restarted.borrow().len() < turn).for_each(|_| world.run(seconds(1)));
+        let pod = restarted.borrow().last().cloned().unwrap();
+        assert_eq!(restarted.borrow().len(), turn, "one at a time: {restarted:?}");
+        becomes(&mut world, &pod, "False");
+        world.change(&pod, |json| json["status"]["containerStatuses"][0]["restartCount"] = 1.into());
+        world.run(seconds(60));
+        assert_eq!(restarted.borrow().len(), turn, "{pod} is not ready: {restarted:?}");
+        becomes(&mut world, &pod, "True");
+    }
+    world.run(seconds(300));
+    restarted.borrow_mut().sort_unstable();
+    assert_eq!(*restarted.borrow(), pods, "each once");
+    assert_eq!(world.plans()[0], format!("{SHRUNK}, which restarts it"));
+}
+
+#[test]
+fn a_job_that_finds_no_room_after_a_raise_counts_as_harm() {
+    let mut world = World::new();
+    hungry(&mut world, &json!({}));
+    let refused = |world: &mut World| {
+        let pod = world.run_of("default", "night", &too_much(), LITTLE);
+        world.change(&pod, |json| json["status"] = json!({"phase": "Failed", "reason": "OutOfcpu"}));
+        world.metrics.jobs_lost.get()
+    };
+    assert_eq!(refused(&mut world), 0, "nothing was raised");
+    while world.requests.is_empty() {
+        world.run(seconds(1));
+    }
+    assert_eq!(world.plans(), [GROWN]);
+    assert_eq!([refused(&mut world), refused(&mut world)], [1, 2]);
+    world.run(seconds(60));
+    assert_eq!(refused(&mut world), 2, "long after it");
+}
+
+#[test]
 fn modes_recommend_and_disabled_change_nothing() {
     for (mode, reason, recommended) in
         [("Recommend", "ModeRecommend", true), ("Disabled", "ModeDisabled", false)]

@@ -58,8 +58,10 @@ pub struct Circumstances {
     pub can_recreate: bool,
     /// Ready pods of the workload.
     pub ready_pods: Option<u32>,
-    /// Disruptions that the `PodDisruptionBudget`s of this pod allow now.
+    /// Disruptions that the `PodDisruptionBudget`s of this pod allow now; `None` without one.
     pub disruptions_allowed: Option<u32>,
+    /// Another pod of the workload that is being resized or is not ready, in words.
+    pub disrupted: Option<String>,
 }
 
 impl Circumstances {
@@ -90,6 +92,7 @@ impl Circumstances {
             can_recreate: false,
             ready_pods: None,
             disruptions_allowed: None,
+            disrupted: None,
         }
     }
 }

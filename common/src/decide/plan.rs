@@ -16,6 +16,8 @@ pub enum Direction {
     Decrease,
     /// Only larger values.
     Increase,
+    /// Values of containers that restart for them: a second patch would restart them again.
+    Both,
 }
 
 /// What to write into one container: only what changes.
@@ -29,11 +31,14 @@ pub struct ContainerChange {
     pub to: Resources,
     /// What was there, for the same keys.
     pub from: Resources,
+    /// Its `resizePolicy` restarts the container for that.
+    #[serde(default)]
+    pub restarts: bool,
 }
 
-/// One patch of one pod. A plan never mixes decreases and increases: a resize is atomic, so a deferred increase would
-/// keep a wanted decrease waiting. Decreases come first, except before an increase that cannot wait; the rest follows in
-/// the next evaluation.
+/// One patch of one pod. A plan never mixes decreases and increases, unless containers restart for it: a resize is atomic,
+/// so a deferred increase would keep a wanted decrease waiting. Decreases come first, except before an increase that cannot
+/// wait; the rest follows in the next evaluation, and what restarts containers comes last.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
     /// Which way.
@@ -49,6 +54,7 @@ impl Plan {
         let direction = match self.direction {
             Direction::Decrease => Direction::Increase,
             Direction::Increase => Direction::Decrease,
+            Direction::Both => Direction::Both,
         };
         let changes = self
             .changes
@@ -58,6 +64,7 @@ impl Plan {
                 sidecar: change.sidecar,
                 to: change.from,
                 from: change.to,
+                restarts: change.restarts,
             })
             .collect();
         Self { direction, changes }
@@ -102,6 +109,7 @@ impl Plan {
                     (Resource::Memory, Direction::Decrease) => {
                         memory(&mut from.limits.memory, &mut to.limits.memory)
                     }
+                    (_, Direction::Both) => false,
                 };
                 plan.changes.retain(|change| !change.to.is_empty());
                 if changed && !plan.changes.is_empty() {
@@ -151,7 +159,8 @@ fn describe(change: &ContainerChange) -> String {
             parts.push(format!("memory {what} {from} > {to}"));
         }
     }
-    parts.join(", ")
+    let restarts = if change.restarts { ", which restarts it" } else { "" };
+    parts.join(", ") + restarts
 }
 
 /// How a decrease is called back. A decrease is a loan: what it frees may be sold when it is needed again.
@@ -214,14 +223,29 @@ pub(super) fn raises_harmed(pressing: &[(&ContainerFacts, Resources)]) -> Option
     (!plan.changes.is_empty()).then_some(plan)
 }
 
+/// All that restarts containers, at once.
+pub(super) fn restarting_step(wanted: &[(&ContainerFacts, Resources)]) -> Option<Plan> {
+    let direction = match (step(wanted, Direction::Decrease), step(wanted, Direction::Increase)) {
+        (Some(_), Some(_)) => Direction::Both,
+        (Some(plan), None) | (None, Some(plan)) => return Some(plan),
+        (None, None) => return None,
+    };
+    step(wanted, direction)
+}
+
 /// All changes in one direction.
 fn step(wanted: &[(&ContainerFacts, Resources)], direction: Direction) -> Option<Plan> {
     let changes: Vec<_> = wanted
         .iter()
         .filter_map(|(container, to)| {
             let (from, to) = only(direction, &container.desired, to);
-            let sidecar = container.sidecar;
-            (!to.is_empty()).then(|| ContainerChange { container: container.name.clone(), sidecar, to, from })
+            (!to.is_empty()).then(|| ContainerChange {
+                container: container.name.clone(),
+                sidecar: container.sidecar,
+                restarts: container.restarts_for(to),
+                to,
+                from,
+            })
         })
         .collect();
     (!changes.is_empty()).then_some(Plan { direction, changes })
@@ -234,8 +258,9 @@ fn only(direction: Direction, from: &Resources, to: &Resources) -> (Resources, R
         from: Option<T>,
         to: Option<T>,
     ) -> (Option<T>, Option<T>) {
+        let falls = direction == Direction::Decrease;
         match (from, to) {
-            (Some(f), Some(t)) if (t < f) == (direction == Direction::Decrease) && t != f => (from, to),
+            (Some(f), Some(t)) if t != f && (direction == Direction::Both || (t < f) == falls) => (from, to),
             _ => (None, None),
         }
     }

@@ -184,7 +184,7 @@ reasons! {
     NodeAdmitting,
     /// The node has no room, and the raise might evict others.
     WouldPreempt,
-    // ---- recreation, the fallback
+    // ---- restarts, and recreation, the fallback
     /// The change needs a new pod, and the policy does not allow that.
     RecreateNotAllowed,
     /// The change needs a new pod, and this version does not evict pods.
@@ -193,6 +193,8 @@ reasons! {
     LastReadyReplica,
     /// A PodDisruptionBudget allows no disruption.
     DisruptionBudget,
+    /// Another pod of the workload is being resized or is not ready: one restarts at a time.
+    OtherPodDisrupted,
     /// An annotation forbids to evict the pod.
     EvictionForbidden,
     // ---- what the API server said

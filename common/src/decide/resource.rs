@@ -3,9 +3,13 @@
 use super::circumstances::{Circumstances, Followed};
 use super::plan::one_step;
 use super::reason::{Hold, Reason};
-use crate::policy::{Guaranteed, Hpa, MemoryDecrease, Policy, Replacement, Strategy};
+use crate::policy::{
+    CoupledResources, Guaranteed, Hpa, MemoryDecrease, Policy, Replacement, RestartContainer, Strategy,
+};
 use crate::quantity::{Bytes, MilliCpu};
-use crate::recommend::{CPU_LIMIT_GRAIN, ContainerRecommendation, EvidenceSummary, Sizing, StepKind, amount};
+use crate::recommend::{
+    CPU_LIMIT_GRAIN, ContainerRecommendation, EvidenceSummary, JOB_RUNS, Sizing, StepKind, amount,
+};
 use crate::resources::{Amounts, ContainerFacts, PodFacts, QosClass, Resource, Resources};
 
 /// Memory may fall to the recent peak plus this share, in thousandths. The kubelet refuses a limit below
@@ -200,25 +204,24 @@ impl Subject<'_> {
 
     fn any_direction(&self) -> Result<(), Hold> {
         let container = self.container;
-        let (restarts, coupled, pinned, controlled) = match self.resource {
-            Resource::Cpu => (
-                container.cpu_restarts,
-                container.cpu_coupled,
-                container.cpu_pinned,
-                self.policy.update.resources.cpu,
-            ),
-            Resource::Memory => (
-                container.memory_restarts,
-                container.memory_coupled,
-                container.memory_pinned,
-                self.policy.update.resources.memory,
-            ),
+        let (coupled, pinned, controlled) = match self.resource {
+            Resource::Cpu => (container.cpu_coupled, container.cpu_pinned, self.policy.update.resources.cpu),
+            Resource::Memory => {
+                (container.memory_coupled, container.memory_pinned, self.policy.update.resources.memory)
+            }
         };
         self.refuse(!controlled, Reason::NotControlled, "the policy only recommends it")?;
         self.refuse(pinned, Reason::Pinned, "an annotation of the workload pins it")?;
-        self.refuse(restarts, Reason::RestartRequired, "resizePolicy is RestartContainer")?;
-        let message = "resourceFieldRef hands this amount to the process, which would not see the change";
-        self.refuse(coupled, Reason::ResourceCoupled, message)?;
+        let update = &self.policy.update;
+        let restarts =
+            container.restarts(self.resource) && update.restart_container == RestartContainer::Hold;
+        let message =
+            "resizePolicy is RestartContainer; restartContainer: OneAtATime restarts one pod after the other";
+        self.refuse(restarts, Reason::RestartRequired, message)?;
+        let message = "resourceFieldRef hands this amount to the process, which would not see the change; \
+                       coupledResources: Move moves it all the same";
+        let held = coupled && update.coupled_resources == CoupledResources::Hold;
+        self.refuse(held, Reason::ResourceCoupled, message)?;
         let message = "the cgroup differs from what the kubelet says: something else writes it";
         self.refuse(container.cgroup.foreign_writer, Reason::ForeignCgroupWriter, message)?;
         let swaps = self.resource == Resource::Memory && container.cgroup.swap;
@@ -391,23 +394,24 @@ impl Subject<'_> {
         let evidence = &self.size.evidence;
         let EvidenceSummary { window, covered, .. } = evidence;
         self.refuse(evidence.starting, Reason::StartingUp, "start-up needs more than runtime")?;
-        let message = if self.at.replacement_known {
-            "a running Job is only raised: the next run starts at the new size"
+        let next = if self.at.replacement_known {
+            "the next run starts at the new size"
         } else {
-            "a running Job is only raised: the next run starts at the size of its template and is decided with what \
-             this one used"
+            "the next run starts at the size of its template and is decided with what this one used"
         };
+        let runs = evidence.runs.min(JOB_RUNS);
+        let message = format!("a running Job is only raised: {next}; {runs} of {JOB_RUNS} runs were seen");
         self.refuse(self.pod.job, Reason::JobRunning, message)?;
         let message = "no usage was seen in the last 5 minutes";
         self.refuse(!evidence.fresh, Reason::InsufficientCoverage, message)?;
-        let needed = u128::from(self.policy.minimum_coverage.thousandths());
+        let needed = u64::from(self.policy.minimum_coverage.thousandths());
         let message = format!(
             "{} s of {} s have data, {} needed before anything shrinks",
             covered.as_secs(),
             window.as_secs(),
             self.policy.minimum_coverage
         );
-        let too_little = covered.as_millis() * 1000 < window.as_millis() * needed;
+        let too_little = evidence.coverage(self.pod.job) < needed;
         self.refuse(too_little && !boost_ends, Reason::InsufficientCoverage, message)?;
         let message = "its owner rolls out a new revision";
         self.refuse(self.at.owner_progressing, Reason::OwnerProgressing, message)?;
@@ -522,7 +526,9 @@ impl Subject<'_> {
     /// Go follows its CPU limit while it runs: its parallelism would change.
     fn limit_of_runtime(&self, wanted: Wanted) -> Result<(), Hold> {
         let moves = self.resource == Resource::Cpu && wanted.limit.is_some_and(|(from, to)| from != to);
-        let follows = self.container.language == Some(crate::resources::LanguageRuntime::Go);
-        self.refuse(moves && follows, Reason::RuntimeFollowsLimit, "GOMAXPROCS would follow the CPU limit")
+        let follows = self.container.language.filter(|language| language.follows_limit());
+        let held = follows.filter(|language| moves && !self.policy.update.limit_runtimes.contains(language));
+        let message = "GOMAXPROCS would follow the CPU limit; limitRuntimes: [Go] lets it";
+        self.refuse(held.is_some(), Reason::RuntimeFollowsLimit, message)
     }
 }

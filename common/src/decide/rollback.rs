@@ -9,11 +9,22 @@ use crate::time::Timestamp;
 
 /// Throttling and stall of a container, each in thousandths: of periods, of time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Baseline {
-    /// Share of CFS periods.
+    /// Share of CFS periods in which it was throttled.
     pub throttled: u64,
-    /// Share of time that some task stalled on CPU or memory, without the time that it was throttled.
+    /// Share of time that it was throttled.
+    #[serde(default)]
+    pub throttled_time: u64,
+    /// Share of time that some task stalled on CPU or memory, as the kernel counts it: with the time that it was throttled.
     pub stalled: u64,
+}
+
+impl Baseline {
+    /// Share of time that some task stalled for another reason than that its own limit throttled it.
+    pub const fn stalled_unthrottled(&self) -> u64 {
+        self.stalled.saturating_sub(self.throttled_time)
+    }
 }
 
 /// What was seen of a pod since a change.
@@ -81,8 +92,11 @@ fn harm(policy: &Rollback, seen: &Aftermath) -> Option<(Reason, String)> {
     if policy.on_oom && seen.oom_kills > 0 {
         return Some((Reason::OomAfterResize, format!("{} OOM kills since", seen.oom_kills)));
     }
-    if policy.on_restart && seen.restarts > 0 {
-        return Some((Reason::RestartAfterResize, format!("{} restarts since", seen.restarts)));
+    // those that the change itself makes are no harm
+    let made = seen.plan.changes.iter().filter(|change| change.restarts).count();
+    let restarts = u64::from(seen.restarts).saturating_sub(u64::try_from(made).unwrap_or(u64::MAX));
+    if policy.on_restart && restarts > 0 {
+        return Some((Reason::RestartAfterResize, format!("{restarts} restarts since")));
     }
     // what was there before, and what siblings suffer as well, does not come from the change
     let grown = |of: fn(&Baseline) -> u64| {
@@ -97,7 +111,7 @@ fn harm(policy: &Rollback, seen: &Aftermath) -> Option<(Reason, String)> {
         let message = format!("{}% more periods are throttled, {most} allowed", tenths(throttled));
         return Some((Reason::ThrottledAfterResize, message));
     }
-    let stalled = grown(|b| b.stalled);
+    let stalled = grown(Baseline::stalled_unthrottled);
     let most = above(policy.on_pressure, stalled)?;
     Some((Reason::StalledAfterResize, format!("{}% more time is stalled, {most} allowed", tenths(stalled))))
 }
@@ -138,14 +152,17 @@ mod tests {
     #[test]
     fn each_harm_takes_the_change_back() {
         type Change = fn(&mut Aftermath);
-        let cases: [(Option<Reason>, Change); 8] = [
+        let cases: [(Option<Reason>, Change); 9] = [
             (None, |_| {}),
             (Some(Reason::OomAfterResize), |s| s.oom_kills = 1),
             (Some(Reason::RestartAfterResize), |s| s.restarts = 1),
             (Some(Reason::ThrottledAfterResize), |s| s.after.throttled = 251),
             (None, |s| (s.before.throttled, s.after.throttled) = (100, 350)),
             (Some(Reason::StalledAfterResize), |s| s.after.stalled = 101),
-            (None, |s| (s.after.stalled, s.siblings) = (150, Some(Baseline { throttled: 0, stalled: 60 }))),
+            (None, |s| {
+                (s.after.stalled, s.siblings) = (150, Some(Baseline { stalled: 60, ..Baseline::default() }));
+            }),
+            (None, |s| (s.after.stalled, s.after.throttled_time) = (180, 90)),
             (None, |s| (s.oom_kills, s.plan.direction) = (1, Direction::Increase)),
         ];
         for (i, (expected, change)) in cases.into_iter().enumerate() {

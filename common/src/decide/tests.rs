@@ -48,7 +48,8 @@ pub fn pod(desired: Resources) -> PodFacts {
 pub fn container_plan(from: Resources, to: Resources) -> Plan {
     let direction =
         if to.requests.cpu < from.requests.cpu { Direction::Decrease } else { Direction::Increase };
-    Plan { direction, changes: vec![ContainerChange { container: "c".into(), sidecar: false, to, from }] }
+    let change = ContainerChange { container: "c".into(), sidecar: false, to, from, restarts: false };
+    Plan { direction, changes: vec![change] }
 }
 
 fn sizing(request: u64, limit: Option<u64>) -> Sizing {

@@ -12,7 +12,7 @@ use crate::quantity::{Bytes, MilliCpu};
 pub struct Startup {
     /// CPU while starting: of the limit, and of the request where the node has it free; `None` = as at runtime.
     pub cpu: Option<Boost<MilliCpu>>,
-    /// Memory while starting, in the same way; `None` = as at runtime.
+    /// Memory while starting: of the request only, where the node has it free; `None` = as at runtime.
     pub memory: Option<Boost<Bytes>>,
     /// When start-up ends.
     pub until: Until,

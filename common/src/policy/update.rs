@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::values::{Factor, Percent, Percentile, Share};
 use super::windows::Window;
+use crate::resources::LanguageRuntime;
 
 /// What happens to a limit when its request changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +32,26 @@ pub enum MemoryDecrease {
     Never,
     /// When use is below the new value with a margin, and not rising.
     Guarded,
+}
+
+/// What happens to a container that a resize would restart (`resizePolicy: RestartContainer`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RestartContainer {
+    /// The resource is left alone.
+    #[default]
+    Hold,
+    /// It is resized and restarts, one pod of a workload at a time, all that restarts it in one patch.
+    OneAtATime,
+}
+
+/// What happens to a resource that the process was told at its start (`resourceFieldRef`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CoupledResources {
+    /// It is left alone.
+    #[default]
+    Hold,
+    /// It moves: the process sees it when its container starts anew.
+    Move,
 }
 
 /// Which resources are changed; the others are recommended only.
@@ -113,6 +134,12 @@ pub struct UpdateStrategy {
     pub memory_limit: LimitRule,
     /// Whether memory may shrink.
     pub memory_decrease: MemoryDecrease,
+    /// What happens to containers that a resize would restart.
+    pub restart_container: RestartContainer,
+    /// What happens to resources that the process was told.
+    pub coupled_resources: CoupledResources,
+    /// Runtimes whose CPU limit moves although they follow it while they run.
+    pub limit_runtimes: Vec<LanguageRuntime>,
     /// Time after our last resize of a pod before a decrease.
     pub cooldown: Duration,
     /// Changes below this share of the current value are not made; `None` = what is right for the strategy, see
@@ -143,6 +170,9 @@ impl Default for UpdateStrategy {
             cpu_limit: LimitRule::Keep,
             memory_limit: LimitRule::Ratio,
             memory_decrease: MemoryDecrease::Guarded,
+            restart_container: RestartContainer::Hold,
+            coupled_resources: CoupledResources::Hold,
+            limit_runtimes: Vec::new(),
             cooldown: Duration::from_secs(600),
             min_change: None,
             max_step: MaxStep::default(),

@@ -5,7 +5,7 @@ use crate::adaptive::Adaptive;
 use crate::expression::NoExpressions;
 use crate::histogram::UsageHistogram;
 use crate::policy::{Boost, Factor, Guaranteed, Objective, ResourceBounds, Scope, Strategy};
-use crate::resources::Amounts;
+use crate::resources::{Amounts, LanguageRuntime};
 use crate::store::{Hottest, Others, ThrottleEvidence};
 
 fn evidence(cpu: &[u64], memory_mebibytes: &[u64]) -> Evidence {
@@ -346,7 +346,7 @@ fn boosts(cpu: Boost<MilliCpu>, memory: Boost<Bytes>) -> Policy {
 }
 
 #[test]
-fn a_start_boosts_declared_limits_that_no_runtime_sizes_itself_by() {
+fn a_start_boosts_declared_cpu_limits_that_no_runtime_follows() {
     let twice = boosts(Boost::Times(factor(2000)), Boost::Times(factor(2000)));
     let seen = evidence(&[100; 10], &[50]);
     let sized = |language, declared: Resources, desired: Resources, phase, last_resize| {
@@ -360,20 +360,41 @@ fn a_start_boosts_declared_limits_that_no_runtime_sizes_itself_by() {
         let r = sized(language, declared, declared, Phase::Startup, None);
         (r.cpu.boost.unwrap(), r.memory.boost.unwrap())
     };
-    assert_eq!(start(None, declared), (cpu, StartSize { request: memory, limit: Some(256 << 20) }));
+    // what runs may be a JVM that nothing tells of
     let kept = StartSize { request: memory, limit: None };
+    assert_eq!(start(None, declared), (cpu, kept));
     assert_eq!(start(Some(LanguageRuntime::Jvm), declared), (cpu, kept));
     assert_eq!(start(Some(LanguageRuntime::Go), declared), (StartSize { limit: None, ..cpu }, kept));
     let without = start(None, resources((200, 64), (0, 0)));
     assert_eq!((without.0.limit, without.1.limit), (None, None), "nothing that is not declared");
     // a boosted limit is not boosted again, and goes back afterwards
-    let boosted = resources((240, 120), (800, 256));
+    let boosted = resources((240, 120), (800, 128));
     let now = Some(seen.now);
     let again = sized(None, declared, boosted, Phase::Startup, now);
     assert_eq!((again.cpu.boost, again.cpu.limit), (Some(cpu), Some(400)));
     let after = sized(None, declared, boosted, Phase::Runtime, now);
     assert_eq!((after.cpu.boost, after.cpu.request, after.cpu.limit), (None, Some(120), Some(400)));
-    assert_eq!((after.memory.request, after.memory.limit), (Some(60 << 20), Some(128 << 20)));
+    assert_eq!((after.memory.request, after.memory.limit), (Some(60 << 20), None));
+    // request and limit in one are not boosted either
+    let policy = Policy { guaranteed: Guaranteed::MoveTogether, ..twice.clone() };
+    let one = resources((400, 128), (400, 128));
+    let container =
+        ContainerFacts { name: "c".into(), desired: one, declared: one, ..ContainerFacts::default() };
+    let r = recommend(&policy, Asked { phase: Phase::Startup, ..asked(&container, &seen) });
+    assert_eq!((r.cpu.boost.map(|b| b.limit), r.memory.boost), (Some(Some(240)), None));
+}
+
+#[test]
+fn short_runs_of_a_job_cover_it() {
+    let hour = Duration::from_secs(3600);
+    let covers = |runs, unseen, job| {
+        let covered = hour / 4;
+        EvidenceSummary { window: hour * 24, covered, unseen, runs, ..EvidenceSummary::default() }
+            .coverage(job)
+    };
+    assert_eq!([covers(0, 0, true), covers(2, 0, true), covers(9, 0, true)], [10, 500, 1000]);
+    assert_eq!(covers(9, 0, false), 10, "restarts of a server are no runs");
+    assert_eq!(covers(4, 600, true), 400, "of the pod-time that was seen");
 }
 
 #[test]

@@ -159,6 +159,12 @@ impl Evidence {
         self.recent.counters.throttled_share()
     }
 
+    /// Share of pod-time that nobody saw, in thousandths.
+    pub fn unseen(&self) -> u64 {
+        let (observed, ran) = (self.observed.as_millis(), self.ran.as_millis());
+        u64::try_from(ran.saturating_sub(observed) * 1000 / ran.max(1)).unwrap_or(1000)
+    }
+
     /// Part of the window that has data, less the share of pod-time that nobody saw.
     pub fn coverage(&self) -> Duration {
         let (observed, ran) = (self.observed.as_millis(), self.ran.as_millis());

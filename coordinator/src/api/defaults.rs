@@ -1,9 +1,10 @@
 //! Defaults of the API, in one place. A test holds them equal to the defaults of the pure core.
 
 use super::v1alpha1::{
-    Amount, Canary, Guaranteed, Headroom, Hpa, LimitRule, LimitType, Limits, MemoryDecrease, MetricsConfig,
-    Mode, OptimizationPolicySpec, Provider, Replacement, ResourceBounds, ResourceName, Rollback, Scope,
-    Startup, Strategy, Threshold, UpdateStrategy, WorkloadSelector,
+    Amount, Canary, CoupledResources, Guaranteed, Headroom, Hpa, LimitRule, LimitType, Limits,
+    MemoryDecrease, MetricsConfig, Mode, OptimizationPolicySpec, Provider, Replacement, ResourceBounds,
+    ResourceName, RestartContainer, Rollback, Scope, Startup, Strategy, Threshold, UpdateStrategy,
+    WorkloadSelector,
 };
 
 impl Default for OptimizationPolicySpec {
@@ -52,6 +53,9 @@ impl Default for UpdateStrategy {
             update_requests_only: true,
             limits: Limits::default(),
             memory_decrease: MemoryDecrease::default(),
+            restart_container: RestartContainer::default(),
+            coupled_resources: CoupledResources::default(),
+            limit_runtimes: Vec::new(),
             cooldown: "10m".to_owned(),
             min_change: None,
             max_step: None,

@@ -98,7 +98,8 @@ pub struct RecommendationStatus {
     /// What all its pods ask for, and what becomes of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub account: Option<Account>,
-    /// Share of the window that has data, in percent: seconds that pods were seen of seconds that they ran.
+    /// Share of the window that has data, in percent: seconds that pods were seen of seconds that they ran. Of Jobs runs that
+    /// were seen, of four, where that is more.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 100))]
     pub coverage_percent: Option<i32>,
@@ -148,7 +149,7 @@ pub enum Confidence {
     Low,
     /// Enough to act on.
     Medium,
-    /// Nearly the whole window has data, and it holds a day or more.
+    /// Nearly the whole window has data, and it holds a day or more; of Jobs four runs were seen.
     High,
 }
 

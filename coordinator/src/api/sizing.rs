@@ -220,9 +220,10 @@ pub struct RelativeRange {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Startup {
-    /// More than at runtime while starting: it raises declared limits, also with `updateRequestsOnly: true`, and requests
-    /// where the node has it free. It is taken back when start-up ends. A memory limit is not raised for a container whose
-    /// environment shows a JVM, Go or Node, nor a CPU limit for Go. Default: as at runtime.
+    /// More than at runtime while starting: it raises declared CPU limits, also with `updateRequestsOnly: true`, and requests
+    /// of CPU and memory where the node has it free. It is taken back when start-up ends. A memory limit is never raised (a
+    /// heap that was sized from it outlives it), nor a CPU limit for Go unless `limitRuntimes` names it. Default: as at
+    /// runtime.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub boost: Option<Boost>,
     /// When start-up ends: `Ready` (the pod is), a duration from 1s to 24h after the container started, or `learned`
@@ -232,8 +233,8 @@ pub struct Startup {
     pub until: String,
 }
 
-/// Sizes while starting: a factor (`2x`, at most `10x`) of request and limit, a quantity that both reach at least, or
-/// `learned` (what earlier starts needed).
+/// Sizes while starting: a factor (`2x`, at most `10x`) of the request, and for CPU of the limit, a quantity that they reach
+/// at least, or `learned` (what earlier starts needed).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 #[schemars(extend("x-kubernetes-validations" = [cel::boost("cpu", "500m"), cel::boost("memory", "512Mi"), cel::memory(&["self.memory"], "self.memory", &cel::memory_message("memory"))]))]

@@ -25,6 +25,18 @@ pub struct UpdateStrategy {
     /// Whether memory may shrink: `Never`, or `Guarded` = when use is well below the new value and not rising.
     /// Default: `Guarded`.
     pub memory_decrease: MemoryDecrease,
+    /// What happens to a container whose `resizePolicy` is `RestartContainer` for a resource: `Hold` = that resource is left
+    /// alone, `OneAtATime` = it is resized and restarts, one pod of a workload after the other, never the last one that is
+    /// ready, as PodDisruptionBudgets allow, at most every 5 minutes and every `cooldown`. Default: `Hold`.
+    pub restart_container: RestartContainer,
+    /// What happens to a resource that the process is told (`resourceFieldRef` in its environment or files): `Hold` = it is left
+    /// alone, `Move` = it moves, and the process sees it when its container starts anew. Default: `Hold`.
+    pub coupled_resources: CoupledResources,
+    /// Language runtimes whose CPU limit moves although they follow it while they run: `Go` (GOMAXPROCS, since 1.25).
+    /// Default: none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 1), extend("x-kubernetes-list-type" = "set"))]
+    pub limit_runtimes: Vec<LimitRuntime>,
     /// Time after OptiPod's last resize of a pod before a decrease; increases are immediate. 0s to 2160h.
     /// Default: `10m`.
     #[schemars(length(max = 20))]
@@ -125,6 +137,33 @@ pub enum MemoryDecrease {
     /// When use is below the new value with a margin, and not rising.
     #[default]
     Guarded,
+}
+
+/// What happens to a container that a resize would restart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum RestartContainer {
+    /// The resource is left alone.
+    #[default]
+    Hold,
+    /// It is resized, one pod of a workload after the other.
+    OneAtATime,
+}
+
+/// What happens to a resource that the process is told at its start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum CoupledResources {
+    /// It is left alone.
+    #[default]
+    Hold,
+    /// It moves.
+    Move,
+}
+
+/// A language runtime that follows its CPU limit while it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum LimitRuntime {
+    /// Go 1.25 and later.
+    Go,
 }
 
 /// Largest change at once, relative to the current value.

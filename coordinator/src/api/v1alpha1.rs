@@ -27,8 +27,8 @@ pub use super::status::{
     WorkloadPhase, WorkloadStatus,
 };
 pub use super::update::{
-    Canary, Day, Headroom, LimitRule, LimitType, Limits, MaxStep, MemoryDecrease, ResourceName, Rollback,
-    UpdateStrategy, Window, WindowChange,
+    Canary, CoupledResources, Day, Headroom, LimitRule, LimitRuntime, LimitType, Limits, MaxStep,
+    MemoryDecrease, ResourceName, RestartContainer, Rollback, UpdateStrategy, Window, WindowChange,
 };
 
 /// Which workloads are right-sized, from what evidence, within which bounds, and how.

@@ -289,6 +289,7 @@ impl Engine {
             ready_pods: u32::try_from(sized.iter().filter(|pod| pod.facts.ready).count()).ok(),
             ..Circumstances::at(now)
         };
+        let mut disrupted = disrupted(&sized, |uid| self.resizes.in_flight(uid));
         let mut pods = Vec::new();
         for SizedPod { mut facts, sizes } in sized {
             if let Some(node) = &mut facts.node {
@@ -302,6 +303,7 @@ impl Engine {
                 in_flight: self.resizes.in_flight(&facts.uid),
                 slot_free: turn.free > 0,
                 backoff: self.resizes.backoff(&facts.uid).cloned(),
+                disrupted: disrupted.iter().find(|(uid, _)| *uid != facts.uid).map(|(_, why)| why.clone()),
                 restart_debt: facts.node.as_ref().and_then(|node| turn.debts.get(&node.class)).copied(),
                 ..shared.clone()
             };
@@ -314,6 +316,7 @@ impl Engine {
                     let (cpu, memory) = plan.request_growth();
                     load.take(u64::try_from(cpu).unwrap_or(0), u64::try_from(memory).unwrap_or(0));
                 }
+                disrupted.push((facts.uid.clone(), format!("pod {} is being resized", facts.name)));
                 // an emergency is decided without a free slot
                 turn.free = turn.free.saturating_sub(1);
                 if let Some(canary) = &mut shared.canary {
@@ -417,6 +420,18 @@ fn canary(
         changed: count(changed.len()),
         since: times.get(first - 1).copied(),
     })
+}
+
+/// Pods that are being resized or are not ready, by uid, each in words.
+fn disrupted(pods: &[SizedPod], in_flight: impl Fn(&str) -> bool) -> Vec<(String, String)> {
+    let why = |pod: &PodFacts| {
+        if in_flight(&pod.uid) || pod.pending.is_some() || pod.in_progress.is_some() {
+            Some(format!("pod {} is being resized", pod.name))
+        } else {
+            (!pod.ready || pod.terminating).then(|| format!("pod {} is not ready", pod.name))
+        }
+    };
+    pods.iter().filter_map(|pod| Some((pod.facts.uid.clone(), why(&pod.facts)?))).collect()
 }
 
 /// Pods of two revisions run at once: whatever owns them is on its way from one to the other.

@@ -132,7 +132,8 @@ mod tests {
         let resources = |of| Resources { requests: cpu(of), limits: Amounts::default() };
         let change = |from, to| {
             let (from, to) = (resources(from), resources(to));
-            let changes = vec![ContainerChange { container: "c".into(), sidecar: false, to, from }];
+            let changes =
+                vec![ContainerChange { container: "c".into(), sidecar: false, to, from, restarts: false }];
             Plan { direction: Direction::Decrease, changes }
         };
         let pod = |qos| PodFacts { qos: Some(qos), node: Some(node("n")), ..PodFacts::default() };

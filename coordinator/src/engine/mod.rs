@@ -225,9 +225,14 @@ impl Engine {
             _ => None,
         };
         let before = pod.as_ref().and_then(|pod| self.index.life(pod));
+        let was_lost = pod.as_ref().is_some_and(|pod| self.index.lost_job(pod).is_some());
         let was_dry = self.dry_run();
         let known = self.index.apply(change, now);
         self.usage.join(&known, &self.index, now);
+        let lost = pod.as_ref().filter(|_| !was_lost).and_then(|pod| self.index.lost_job(pod));
+        if lost.is_some_and(|node| self.breaker.lost(node, now)) {
+            self.metrics.jobs_lost.inc();
+        }
         if let Some(pod) = pod
             && self.leading_since.is_some()
             && self.index.life(&pod) != before
@@ -324,6 +329,10 @@ impl Engine {
                 let facts = self.index.facts(&subject.pod);
                 if let Some(facts) = &facts {
                     self.shrunk.record(facts, &action.plan, now);
+                }
+                let (cpu, memory) = action.plan.request_growth();
+                if let Some(node) = self.index.node_of(&subject.pod).filter(|_| cpu > 0 || memory > 0) {
+                    self.breaker.raised(node, now);
                 }
                 self.resizes.accepted(subject, action.plan, &accepted, facts.as_ref(), now);
                 notice

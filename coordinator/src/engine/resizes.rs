@@ -165,6 +165,7 @@ impl Resizes {
                 (!to.is_empty()).then_some(ContainerChange {
                     container: name,
                     sidecar: container.sidecar,
+                    restarts: container.restarts_for(to),
                     to,
                     from,
                 })
@@ -265,7 +266,11 @@ impl Resizes {
             let restarted = tracked
                 .restarts
                 .iter()
-                .filter(|(name, before)| after.get(*name).is_some_and(|count| count > before))
+                .filter(|(name, before)| {
+                    // the one that its resizePolicy makes is no harm
+                    let made = tracked.plan.changes.iter().any(|c| c.container == **name && c.restarts);
+                    after.get(*name).is_some_and(|count| *count > **before + u32::from(made))
+                })
                 .map(|(name, _)| name.clone())
                 .collect();
             ended.push(Ended {

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 
 use k8s_openapi::api::autoscaling::v2::{HorizontalPodAutoscaler, MetricSpec};
-use k8s_openapi::api::core::v1::{Namespace, Node};
+use k8s_openapi::api::core::v1::{Namespace, Node, NodeSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use optipod_common::decide::Followed;
 use optipod_common::ident::WorkloadRef;
 use optipod_common::resources::{NodeFacts, Resource};
@@ -93,7 +94,26 @@ fn unobserved(labels: Option<&BTreeMap<String, String>>) -> Option<String> {
     if label("type") == Some("virtual-kubelet") {
         return Some("it is a virtual kubelet".to_owned());
     }
+    if label("kubernetes.io/os") == Some("windows") {
+        return Some("it runs Windows".to_owned());
+    }
     (label("eks.amazonaws.com/compute-type") == Some("fargate")).then(|| "it is Fargate".to_owned())
+}
+
+/// Taints of nodes that are about to go: Karpenter (and its earlier name), cluster-autoscaler, the cloud's own shutdown.
+/// Unlike `kubectl drain` they leave `spec.unschedulable` alone.
+const LEAVING: [&str; 5] = [
+    "karpenter.sh/disrupted",
+    "karpenter.sh/disruption",
+    "ToBeDeletedByClusterAutoscaler",
+    "node.cloudprovider.kubernetes.io/shutdown",
+    "node.kubernetes.io/out-of-service",
+];
+
+/// Its pods are about to go somewhere else.
+fn is_leaving(meta: &ObjectMeta, spec: &NodeSpec) -> bool {
+    let taints = spec.taints.iter().flatten().any(|taint| LEAVING.contains(&taint.key.as_str()));
+    taints || spec.unschedulable == Some(true) || meta.deletion_timestamp.is_some()
 }
 
 /// Why a node's kubelet cannot resize in place, by its version: 1.33 was the first to do it by default.
@@ -109,7 +129,8 @@ fn key_of(hpa: &HorizontalPodAutoscaler) -> (String, String) {
 }
 
 fn node_facts(node: Node) -> NodeFacts {
-    let status = node.status.unwrap_or_default();
+    let (spec, status) = (node.spec.unwrap_or_default(), node.status.unwrap_or_default());
+    let cordoned = is_leaving(&node.metadata, &spec);
     let conditions = status.conditions.unwrap_or_default();
     let labels = node.metadata.labels.as_ref();
     let is_true = |kind: &str| conditions.iter().any(|c| c.type_ == kind && c.status == "True");
@@ -120,7 +141,7 @@ fn node_facts(node: Node) -> NodeFacts {
         allocatable: amounts_of(status.allocatable.as_ref()),
         name: node.metadata.name.unwrap_or_default(),
         ready: is_true("Ready"),
-        cordoned: node.spec.and_then(|s| s.unschedulable).unwrap_or(false),
+        cordoned,
         memory_pressure: is_true("MemoryPressure"),
         ..NodeFacts::default()
     }

@@ -46,7 +46,7 @@ use pods::{LabelSets, PodRecord};
 pub use configuration::{CONFIG_MAP, Configuration};
 pub use containers::{MAX_TOMBSTONES, Origin, TOMBSTONE_AGE};
 pub use overrides::{OPTIMIZE, Overrides, PIN, POLICY, PREFIX as ANNOTATION_PREFIX, PolicyChoice};
-pub use pods::{EVICTION, LANGUAGE_VARIABLES, TRACKING, resources_of};
+pub use pods::{EVICTION, LANGUAGE_VARIABLES, TRACKING, resources_of, tells_resources};
 pub use policies::PolicyEntry;
 pub use rollout::Rollout;
 pub use select::{Held, HeldBy, SelectedWorkload, Selection};
@@ -365,6 +365,12 @@ impl Index {
         let facts = &self.pods.get(key)?.facts;
         let containers = facts.containers.iter().map(|c| (facts.running && c.running, c.restarts));
         Some((facts.ready, containers.collect()))
+    }
+
+    /// The node that had no room for this pod of a Job: it is lost, and the Job makes another one or fails.
+    pub fn lost_job(&self, key: &PodKey) -> Option<&str> {
+        let record = self.pods.get(key).filter(|record| record.no_room && record.facts.job)?;
+        record.node.as_deref()
     }
 
     /// What the pod of a living container requests for it.

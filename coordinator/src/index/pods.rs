@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::str::FromStr;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodSpec, PodStatus, ResourceRequirements};
+use k8s_openapi::api::core::v1::{
+    Container, ContainerStatus, DownwardAPIVolumeFile, Pod, PodSpec, PodStatus, ResourceRequirements, Volume,
+};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta};
 use optipod_common::ident::{ContainerId, WorkloadContainer, WorkloadRef};
@@ -39,6 +41,8 @@ pub struct PodRecord {
     over: Vec<(ContainerId, Lifetime)>,
     /// Phase Succeeded or Failed.
     pub finished: bool,
+    /// The kubelet refused it for want of CPU or memory: the scheduler had counted otherwise.
+    pub no_room: bool,
     /// What its containers had before we resized it, where that was seen.
     pub created: Vec<(String, Resources)>,
     /// The kubelet took it.
@@ -118,16 +122,33 @@ fn statuses(status: &PodStatus) -> impl Iterator<Item = &ContainerStatus> {
     status.container_statuses.iter().chain(&status.init_container_statuses).flatten()
 }
 
-/// What the environment of a pod's containers tells them about which resource of which container.
+/// Files that the downward API writes into a volume.
+fn files(volume: &Volume) -> impl Iterator<Item = &DownwardAPIVolumeFile> {
+    let own = volume.downward_api.iter().flat_map(|source| source.items.iter().flatten());
+    let projected = volume.projected.iter().flat_map(|source| source.sources.iter().flatten());
+    own.chain(projected.filter_map(|source| source.downward_api.as_ref()?.items.as_ref()).flatten())
+}
+
+/// A volume tells processes a resource of a container.
+pub fn tells_resources(volume: &Volume) -> bool {
+    files(volume).any(|file| file.resource_field_ref.is_some())
+}
+
+/// What environment and files of a pod's containers tell them about which resource of which container.
 fn coupled(spec: &PodSpec) -> BTreeSet<(&str, Resource)> {
-    let references = containers(spec).flat_map(|(container, _)| {
+    let told = containers(spec).flat_map(|(container, _)| {
         container.env.iter().flatten().filter_map(move |env| {
             let reference = env.value_from.as_ref()?.resource_field_ref.as_ref()?;
-            let of = reference.container_name.as_deref().filter(|name| !name.is_empty());
-            Some((of.unwrap_or(&container.name), reference.resource.rsplit('.').next()?))
+            Some((container.name.as_str(), reference))
         })
     });
-    references
+    let written = spec.volumes.iter().flatten().flat_map(files);
+    let written = written.filter_map(|file| Some(("", file.resource_field_ref.as_ref()?)));
+    told.chain(written)
+        .filter_map(|(container, reference)| {
+            let of = reference.container_name.as_deref().filter(|name| !name.is_empty());
+            Some((of.unwrap_or(container), reference.resource.rsplit('.').next()?))
+        })
         .filter_map(|(container, resource)| match resource {
             "cpu" => Some((container, Resource::Cpu)),
             "memory" => Some((container, Resource::Memory)),
@@ -370,6 +391,8 @@ impl PodRecord {
             overrides: Overrides::new(meta.annotations.as_ref().filter(|_| speaks)),
             created: Vec::new(),
             finished: matches!(phase, "Succeeded" | "Failed"),
+            no_room: phase == "Failed"
+                && matches!(status.reason.as_deref(), Some("OutOfcpu" | "OutOfmemory")),
             workload: None,
         }
     }

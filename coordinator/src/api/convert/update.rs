@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use optipod_common::policy::{
-    Canary, Controlled, Days, Factor, LimitRule, MaxStep, MemoryDecrease, MinuteOfDay, Percent, Policy,
-    Rollback, Share, UpdateStrategy, Window, WindowChange, ZoneName, overlaps,
+    Canary, Controlled, CoupledResources, Days, Factor, LimitRule, MaxStep, MemoryDecrease, MinuteOfDay,
+    Percent, Policy, RestartContainer, Rollback, Share, UpdateStrategy, Window, WindowChange, ZoneName,
+    overlaps,
 };
+use optipod_common::resources::LanguageRuntime;
 
 use super::check::Check;
 use crate::api::v1alpha1 as api;
@@ -32,6 +34,21 @@ pub fn update_strategy(strategy: &api::UpdateStrategy, check: &mut Check) -> Upd
             api::MemoryDecrease::Never => MemoryDecrease::Never,
             api::MemoryDecrease::Guarded => MemoryDecrease::Guarded,
         },
+        restart_container: match strategy.restart_container {
+            api::RestartContainer::Hold => RestartContainer::Hold,
+            api::RestartContainer::OneAtATime => RestartContainer::OneAtATime,
+        },
+        coupled_resources: match strategy.coupled_resources {
+            api::CoupledResources::Hold => CoupledResources::Hold,
+            api::CoupledResources::Move => CoupledResources::Move,
+        },
+        limit_runtimes: strategy
+            .limit_runtimes
+            .iter()
+            .map(|runtime| match runtime {
+                api::LimitRuntime::Go => LanguageRuntime::Go,
+            })
+            .collect(),
         cooldown: check.duration(field("cooldown"), &strategy.cooldown, Duration::ZERO),
         min_change: strategy.min_change.as_deref().map(|share| {
             check.take(field("minChange"), Share::from_percent(share), Policy::default().min_change())

@@ -322,6 +322,57 @@ fn a_node_is_loaded_as_the_scheduler_counts() {
 }
 
 #[test]
+fn nodes_that_are_about_to_go_or_that_nobody_sees_are_known() {
+    let of = |meta: Value, spec: Value| {
+        let mut index = index();
+        let mut metadata = json!({"name": "n"});
+        metadata.as_object_mut().unwrap().extend(meta.as_object().unwrap().clone());
+        let node = json!({"metadata": metadata, "spec": spec, "status": {}});
+        index.apply(Change::Nodes(Delta::Apply(Box::new(object(node)))), at(0));
+        let node = index.nodes().next().unwrap().clone();
+        (node.cordoned, node.unobserved)
+    };
+    let taint = |key: &str| json!({"taints": [{"key": key, "effect": "NoSchedule"}]});
+    assert_eq!(of(json!({}), taint("dedicated")), (false, None));
+    for leaving in [
+        json!({"unschedulable": true}),
+        taint("karpenter.sh/disrupted"),
+        taint("ToBeDeletedByClusterAutoscaler"),
+    ] {
+        assert_eq!(of(json!({}), leaving), (true, None));
+    }
+    assert!(of(json!({"deletionTimestamp": "2027-01-15T08:00:00Z"}), json!({})).0);
+    let labelled = |key: &str, value: &str| of(json!({"labels": {key: value}}), json!({})).1;
+    assert_eq!(labelled("kubernetes.io/os", "linux"), None);
+    assert_eq!(labelled("kubernetes.io/os", "windows").unwrap(), "it runs Windows");
+    assert_eq!(labelled("type", "virtual-kubelet").unwrap(), "it is a virtual kubelet");
+    assert_eq!(labelled("eks.amazonaws.com/compute-type", "fargate").unwrap(), "it is Fargate");
+}
+
+#[test]
+fn what_environment_and_files_tell_a_process_is_coupled() {
+    let of = |spec: Value| {
+        let mut index = index();
+        let mut pod = pod("p", 1, json!([]));
+        let (to, from) = (pod["spec"].as_object_mut().unwrap(), spec.as_object().unwrap());
+        to.extend(from.clone());
+        put_pod(&mut index, pod, 0);
+        let container = index.facts(&key("p")).unwrap().containers.remove(0);
+        (container.cpu_coupled, container.memory_coupled)
+    };
+    let told = |resource: &str| json!({"containerName": "c", "resource": resource});
+    let env = json!([{"name": "A", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu"}}}]);
+    assert_eq!(of(json!({"containers": [{"name": "c", "env": env}]})), (true, false));
+    let items = |resource: &str| json!([{"path": "f", "resourceFieldRef": told(resource)}]);
+    let own = json!([{"name": "v", "downwardAPI": {"items": items("requests.memory")}}]);
+    assert_eq!(of(json!({"volumes": own})), (false, true));
+    let sources = json!([{"downwardAPI": {"items": items("limits.cpu")}}]);
+    assert_eq!(of(json!({"volumes": [{"name": "v", "projected": {"sources": sources}}]})), (true, false));
+    let labels = json!([{"path": "l", "fieldRef": {"fieldPath": "metadata.labels"}}]);
+    assert_eq!(of(json!({"volumes": [{"name": "v", "downwardAPI": {"items": labels}}]})), (false, false));
+}
+
+#[test]
 fn a_volume_in_memory_without_a_size_is_as_large_as_the_limit() {
     let of = |empty_dir: Value| {
         let mut index = index();
