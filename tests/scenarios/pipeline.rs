@@ -425,6 +425,80 @@ fn what_waits_for_a_moment_does_not_wait_for_the_interval() {
     assert_eq!(world.plans(), [GROWN]);
 }
 
+/// The node of the world with this much CPU, and more memory than anybody asks for.
+fn node_with(cpu: &str) -> Value {
+    let mut node = node(true);
+    node["status"]["allocatable"] = json!({"cpu": cpu, "memory": "64Gi"});
+    node
+}
+
+/// Reasons of the workloads of policy `p`, by their names.
+fn reasons(world: &World) -> Vec<(&str, &str)> {
+    let status = world.status("default", "p");
+    let mut reasons: Vec<_> = status.workloads.iter().map(|w| (w.name.as_str(), w.reason.as_str())).collect();
+    reasons.sort_unstable();
+    reasons
+}
+
+#[test]
+fn what_one_workload_gives_back_counts_for_the_next_in_the_same_turn() {
+    // half of what the node has may be owed: two of three give back
+    let mut world = World::new();
+    world.put(Change::Nodes(applied(&node_with("4"))));
+    for name in ["a", "b", "c"] {
+        world.deployment("default", name, &resources(("1500m", "20Mi"), ("2", "1Gi")), LITTLE);
+    }
+    world.policy("default", "p", &json!({}));
+    world.kubelet = Box::new(|_| Reaction::Ignored);
+    world.run(seconds(200));
+    let shrunk: Vec<_> = world.requests.iter().map(|(_, r)| r.subject.workload.name.as_str()).collect();
+    assert_eq!(shrunk, ["a", "b"]);
+    assert_eq!(reasons(&world)[2], ("c", "RestartDebt"));
+
+    // beside a Guaranteed pod the Burstable ones lose a fifth of their weight in an hour, and the one that exceeds it
+    let mut world = World::new();
+    world.put(Change::Nodes(applied(&node_with("64"))));
+    world.deployment("default", "even", &resources(("1", "1Gi"), ("1", "1Gi")), LITTLE);
+    for name in ["a", "b"] {
+        world.deployment("default", name, &resources(("1", "20Mi"), ("2", "1Gi")), LITTLE);
+    }
+    world.policy("default", "p", &json!({}));
+    world.run(seconds(600));
+    let shrunk: Vec<_> = world.requests.iter().map(|(_, r)| r.subject.workload.name.as_str()).collect();
+    assert_eq!(shrunk, ["a"]);
+    assert_eq!(reasons(&world)[1], ("b", "SliceShrinkBudget"));
+}
+
+#[test]
+fn room_that_was_asked_for_is_not_given_again_while_the_watch_is_behind() {
+    let mut world = World::new();
+    let startup = json!({"boost": {"cpu": "3x"}, "until": "90s"});
+    world.policy("default", "p", &json!({"startup": startup, "reconciliationInterval": "1h"}));
+    // what two starts want beyond 100m each is there once
+    world.put(Change::Nodes(applied(&node_with("600m"))));
+    let of = resources(("100m", "120Mi"), ("300m", "1Gi"));
+    let demand = Demand { millicores: 80, memory: 100 * MEBIBYTE };
+    for name in ["web", "db"] {
+        world.deployment("default", name, &of, demand);
+    }
+    world.run(seconds(100));
+    assert!(world.plans().is_empty(), "{:?}", world.plans());
+    let start = |world: &mut World, name: &str| {
+        let pod = world.pod_of("default", name, &of, demand);
+        world.change(&pod, |json| {
+            let running = json!({"running": {"startedAt": "2027-01-15T08:01:40Z"}});
+            json["status"]["containerStatuses"][0]["state"] = running;
+        });
+        pod
+    };
+    world.behind = Some(start(&mut world, "web"));
+    world.run(seconds(2));
+    assert_eq!(world.plans(), ["app: cpu request 100m > 288m, cpu limit 300m > 900m"]);
+    start(&mut world, "db");
+    world.run(seconds(2));
+    assert_eq!(world.plans()[1..], ["app: cpu limit 300m > 900m"]);
+}
+
 #[test]
 fn each_container_is_named_with_what_is_done_with_it() {
     let mut world = World::new();

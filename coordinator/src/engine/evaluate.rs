@@ -1,11 +1,9 @@
 //! Evaluates the policies that are due: evidence, sizes, decisions, requests, status.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use optipod_common::decide::{
-    Backoff, CanaryProgress, Circumstances, Decision, Hold, Plan, Reason, RestartDebt, decide,
-};
+use optipod_common::decide::{Backoff, CanaryProgress, Circumstances, Decision, Hold, Plan, Reason, decide};
 use optipod_common::ident::WorkloadRef;
 use optipod_common::policy::{Mode, Policy};
 use optipod_common::progress::Progress;
@@ -13,15 +11,13 @@ use optipod_common::recommend::ContainerRecommendation;
 use optipod_common::resources::{PodFacts, Resource};
 use optipod_common::time::Timestamp;
 
-use super::lent::{self, Lent};
+use super::lent::{self, Lent, Standing};
 use super::resizes::{Purpose, Subject};
 use super::sizes::{SizedPod, Sizer};
 use super::{Effect, Engine, Kept, PolicyState, Request, version};
 use crate::api::convert::Selector;
 use crate::apply::Action;
-use crate::index::{
-    Held, HeldBy, Index, NodeLoad, PodKey, PolicyEntry, PolicyKey, SelectedWorkload, Selection,
-};
+use crate::index::{Held, HeldBy, Index, Known, PodKey, PolicyEntry, PolicyKey, SelectedWorkload, Selection};
 use crate::recommendations;
 use crate::report::Notice;
 use crate::status;
@@ -65,10 +61,8 @@ const RUNTIME_CLASSES: [&str; 3] = ["runc", "crun", "nvidia"];
 struct Turn<'a> {
     /// Resizes that may still be started.
     free: usize,
-    /// What the pods of each node ask for.
-    loads: &'a mut HashMap<String, NodeLoad>,
-    /// What replacements would ask for beyond what runs, by class of nodes.
-    debts: &'a BTreeMap<String, RestartDebt>,
+    /// Nodes and pools.
+    standing: &'a mut Standing,
     /// Agents may still replay to a new leader.
     starting: bool,
     /// Why the strategy only shows what it would do.
@@ -113,21 +107,29 @@ impl Engine {
             self.swept = true;
             effects.push(Effect::SweepRecommendations(Box::new(self.kept(&selection))));
         }
-        let peaks = self.usage.memory_peaks();
-        let mut loads = self.index.node_loads(|uid| peaks.get(uid).copied().unwrap_or_default());
-        drop(peaks);
-        let debts = lent::debts(self.index.nodes(), &loads);
-        self.metrics.show_debts(&debts);
-        self.lent = Lent::new(debts.clone(), &loads);
+        let mut standing = self.standing(now);
         for key in due {
             let started = Instant::now();
-            effects.extend(self.evaluate(key, (&selection, &mut loads, &debts), starting, now));
+            effects.extend(self.evaluate(key, (&selection, &mut standing), starting, now));
             let name = key.to_string();
             self.metrics
                 .reconciliation_seconds
                 .with_label_values(&[name.as_str()])
                 .observe(started.elapsed().as_secs_f64());
         }
+        self.lent = Lent::new(standing);
+    }
+
+    /// All nodes and pools.
+    fn standing(&self, now: Timestamp) -> Standing {
+        let peaks = self.usage.memory_peaks();
+        let loads = self.index.node_loads(|pod| Known {
+            peak: peaks.get(pod.uid.as_str()).copied().unwrap_or_default(),
+            asked: self.resizes.unseen(pod),
+        });
+        let debts = lent::debts(self.index.nodes(), &loads);
+        self.metrics.show_debts(&debts);
+        Standing::new(loads, debts, &self.shrunk, now)
     }
 
     /// Workloads that something happened to, and nothing else. The policy's status follows with the policy's own
@@ -142,17 +144,17 @@ impl Engine {
             self.events.forget(workload);
         }
         let pods = selection.by_policy.values().flatten().flat_map(|workload| &workload.pods);
-        let mut loads = self.index.node_loads_of(pods);
-        let debts = self.lent.complete(&mut loads);
+        let known = |pod: &PodFacts| Known { asked: self.resizes.unseen(pod), ..Known::default() };
+        let loads = self.index.node_loads_of(pods, known);
+        let mut standing = self.lent.standing(loads, &self.shrunk, now);
         for (key, workloads) in &selection.by_policy {
             let Some(entry) = self.index.policy(key).filter(|_| self.policies.contains_key(key)).cloned()
             else {
                 continue;
             };
             let Ok((policy, selector)) = &entry.parsed else { continue };
-            let standing = (&mut loads, &debts);
-            let outcomes =
-                self.evaluate_workloads(&entry, (policy, selector), workloads, standing, (starting, now));
+            let about = (policy, selector);
+            let outcomes = self.evaluate_workloads(&entry, about, workloads, &mut standing, (starting, now));
             for outcome in &outcomes {
                 self.metrics.event_evaluations.inc();
                 effects.extend(self.requests(key, outcome, (policy.mode, policy.dry_run), now));
@@ -164,6 +166,7 @@ impl Engine {
                 effects.extend(tell_of((&entry, policy, &self.index), state, outcome, now));
             }
         }
+        self.lent.keep(standing);
     }
 
     /// What is found and decided for workloads of one policy.
@@ -172,7 +175,7 @@ impl Engine {
         entry: &PolicyEntry,
         (policy, selector): (&Policy, &Selector),
         workloads: &[SelectedWorkload],
-        (loads, debts): (&mut HashMap<String, NodeLoad>, &BTreeMap<String, RestartDebt>),
+        standing: &mut Standing,
         (starting, now): (bool, Timestamp),
     ) -> Vec<WorkloadOutcome> {
         let key = &entry.key;
@@ -180,7 +183,7 @@ impl Engine {
         let free = limit.saturating_sub(self.resizes.in_flight_of(key));
         let said = self.policies.get(key).and_then(|state| state.written.as_ref());
         let shadow = version::shadow(policy, said.map_or(&entry.status, |(status, _)| status));
-        let mut turn = Turn { free, loads, debts, starting, shadow, now };
+        let mut turn = Turn { free, standing, starting, shadow, now };
         for workload in workloads {
             self.usage.set_startup(&workload.workload, policy.startup.until);
         }
@@ -220,11 +223,7 @@ impl Engine {
     fn evaluate(
         &mut self,
         key: &PolicyKey,
-        (selection, loads, debts): (
-            &Selection,
-            &mut HashMap<String, NodeLoad>,
-            &BTreeMap<String, RestartDebt>,
-        ),
+        (selection, standing): (&Selection, &mut Standing),
         starting: bool,
         now: Timestamp,
     ) -> Vec<Effect> {
@@ -236,8 +235,7 @@ impl Engine {
             Ok((policy, selector)) if entry.refused_scope.is_none() => {
                 let workloads = selection.by_policy.get(key).map_or(&[][..], Vec::as_slice);
                 let about = (policy, selector);
-                let outcomes =
-                    self.evaluate_workloads(&entry, about, workloads, (loads, debts), (starting, now));
+                let outcomes = self.evaluate_workloads(&entry, about, workloads, standing, (starting, now));
                 for outcome in &outcomes {
                     effects.extend(self.requests(key, outcome, (policy.mode, policy.dry_run), now));
                     self.events.evaluated(policy, outcome, true, now);
@@ -274,7 +272,7 @@ impl Engine {
     ) -> WorkloadOutcome {
         let now = turn.now;
         let policy = &*workload.policy(policy);
-        let mut sizing = Sizer::new(self, policy, selector, workload, turn.loads, now);
+        let mut sizing = Sizer::new(self, policy, selector, workload, now);
         let sized: Vec<SizedPod> = workload.pods.iter().filter_map(|pod| sizing.size(pod)).collect();
         let mut shared = Circumstances {
             dry_run: self.dry_run(),
@@ -293,8 +291,7 @@ impl Engine {
         let mut pods = Vec::new();
         for SizedPod { mut facts, sizes } in sized {
             if let Some(node) = &mut facts.node {
-                // less what was decided for the pods before this one
-                node.free = turn.loads.get(&node.name).and_then(|load| load.free(node.allocatable));
+                turn.standing.complete(node);
             }
             let excluded = facts.containers.iter().map(|container| &container.name);
             let excluded = excluded.filter(|name| selector.excludes(name)).cloned().collect();
@@ -304,7 +301,7 @@ impl Engine {
                 slot_free: turn.free > 0,
                 backoff: self.resizes.backoff(&facts.uid).cloned(),
                 disrupted: disrupted.iter().find(|(uid, _)| *uid != facts.uid).map(|(_, why)| why.clone()),
-                restart_debt: facts.node.as_ref().and_then(|node| turn.debts.get(&node.class)).copied(),
+                restart_debt: facts.node.as_ref().and_then(|node| turn.standing.debt(&node.class)),
                 ..shared.clone()
             };
             let decision = match &workload.held {
@@ -312,10 +309,7 @@ impl Engine {
                 None => decide(policy, &facts, &sizes, &circumstances),
             };
             if let Decision::Resize { plan, .. } = &decision {
-                if let Some(load) = facts.node.as_ref().and_then(|node| turn.loads.get_mut(&node.name)) {
-                    let (cpu, memory) = plan.request_growth();
-                    load.take(u64::try_from(cpu).unwrap_or(0), u64::try_from(memory).unwrap_or(0));
-                }
+                turn.standing.decided(&facts, plan);
                 disrupted.push((facts.uid.clone(), format!("pod {} is being resized", facts.name)));
                 // an emergency is decided without a free slot
                 turn.free = turn.free.saturating_sub(1);
@@ -352,8 +346,7 @@ impl Engine {
             let Decision::Resize { plan, .. } = &pod.decision else { continue };
             let subject = subject(key, outcome, pod);
             let action = action(&subject, plan, &pod.facts);
-            self.resizes.asked(&subject);
-            effects.push(Effect::Resize(Box::new(Request { action, subject })));
+            effects.push(self.ask(Request { action, subject }, &pod.facts, now));
         }
         effects
     }

@@ -18,6 +18,7 @@ use optipod_common::ident::{WorkloadContainer, WorkloadRef};
 use optipod_common::ledger::Admission;
 use optipod_common::policy::{Mode, Policy};
 use optipod_common::progress::{Progress, in_kernel};
+use optipod_common::resources::PodFacts;
 use optipod_common::savings::Prices;
 use optipod_common::store::{Evidence, Question};
 use optipod_common::time::Timestamp;
@@ -326,9 +327,10 @@ impl Engine {
                 let method = if subject.purpose == Purpose::Optimise { "InPlace" } else { "Revert" };
                 self.metrics.applications.with_label_values(&[policy.as_str(), method]).inc();
                 let notice = Notice::resizing(&subject, &action.plan).of(owner);
-                let facts = self.index.facts(&subject.pod);
-                if let Some(facts) = &facts {
-                    self.shrunk.record(facts, &action.plan, now);
+                let facts = self.facts_of(&subject);
+                match &facts {
+                    Some(facts) => self.shrunk.accepted(facts, &action.plan, now),
+                    None => self.shrunk.refused(&subject.uid),
                 }
                 let (cpu, memory) = action.plan.request_growth();
                 if let Some(node) = self.index.node_of(&subject.pod).filter(|_| cpu > 0 || memory > 0) {
@@ -343,6 +345,10 @@ impl Engine {
                     .with_label_values(&[policy.as_str(), refusal.reason.as_str()])
                     .inc();
                 self.metrics.resizes.with_label_values(&[refusal.reason.as_str()]).inc();
+                self.shrunk.refused(&subject.uid);
+                if let Some(facts) = self.facts_of(&subject) {
+                    self.lent.refused(&facts, &action.plan);
+                }
                 let passing = matches!(refusal.reason, Reason::Conflict | Reason::ApiUnavailable);
                 let revert = subject.purpose != Purpose::Optimise;
                 if passing && revert && self.resizes.put_off(&subject, &action.plan, now) {
@@ -377,7 +383,7 @@ impl Engine {
         let mut effects = self.follow(now);
         for (subject, plan) in self.resizes.due_put_off(now) {
             let uid = subject.uid.clone();
-            match self.take_back(subject, plan) {
+            match self.take_back(subject, plan, now) {
                 Some(effect) => effects.push(effect),
                 None => self.resizes.forget_put_off(&uid),
             }
@@ -452,7 +458,7 @@ impl Engine {
                 )));
                 // a revert that fails too is left as it is: the backoff holds, people are told
                 if subject.purpose == Purpose::Optimise {
-                    effects.extend(self.revert(subject, plan, *reason));
+                    effects.extend(self.revert(subject, plan, *reason, now));
                 }
             }
             End::Void(_) => {}
@@ -485,29 +491,41 @@ impl Engine {
 
     /// Puts back what was there. A resize that waits or fails still counts for scheduler and quota, and a restart
     /// would start with it.
-    fn revert(&mut self, subject: &Subject, plan: &Plan, reason: Reason) -> Option<Effect> {
+    fn revert(&mut self, subject: &Subject, plan: &Plan, reason: Reason, now: Timestamp) -> Option<Effect> {
         let subject = Subject { purpose: Purpose::Revert(reason), ..subject.clone() };
-        self.take_back(subject, plan.inverse())
+        self.take_back(subject, plan.inverse(), now)
     }
 
-    fn take_back(&mut self, subject: Subject, plan: Plan) -> Option<Effect> {
+    fn take_back(&mut self, subject: Subject, plan: Plan, now: Timestamp) -> Option<Effect> {
         // a policy that was switched off or deleted meanwhile changes nothing any more
         let (policy, _) = self.index.policy(&subject.policy)?.parsed.as_ref().ok()?;
         if policy.mode != Mode::Auto || policy.dry_run || self.dry_run() {
             return None;
         }
-        let facts = self.index.facts(&subject.pod).filter(|facts| facts.uid == subject.uid)?;
+        let facts = self.facts_of(&subject)?;
         let before = facts.all_resources();
         let expected = Action::expectation(&plan, before);
         let action = Action {
             pod: subject.pod.clone(),
-            uid: facts.uid,
-            resource_version: facts.resource_version,
+            uid: facts.uid.clone(),
+            resource_version: facts.resource_version.clone(),
             plan,
             expected,
         };
-        self.resizes.asked(&subject);
-        Some(Effect::Resize(Box::new(Request { action, subject })))
+        Some(self.ask(Request { action, subject }, &facts, now))
+    }
+
+    /// Hands a resize to the applier. From now on it counts.
+    fn ask(&mut self, request: Request, facts: &PodFacts, now: Timestamp) -> Effect {
+        let Request { action, subject } = &request;
+        self.shrunk.asked(facts, &action.plan);
+        self.resizes.asked(subject, &action.plan, now);
+        Effect::Resize(Box::new(request))
+    }
+
+    /// The pod of a resize, if it is still the same one.
+    fn facts_of(&self, subject: &Subject) -> Option<PodFacts> {
+        self.index.facts(&subject.pod).filter(|facts| facts.uid == subject.uid)
     }
 
     /// The next tick evaluates this policy.
@@ -526,7 +544,7 @@ impl Engine {
         let retention = windows.fold(RETENTION, Duration::max);
         self.usage.compact(&self.index, now, retention);
         let index = &self.index;
-        self.resizes.retain(|pod, uid| index.facts(pod).is_some_and(|facts| facts.uid == uid));
+        self.resizes.retain(now, |pod, uid| index.facts(pod).is_some_and(|facts| facts.uid == uid));
         self.events.retain(|workload| index.pods_of(workload).next().is_some() || index.rests(workload));
     }
 

@@ -27,6 +27,9 @@ const CRASHED_DEADLINE: Duration = Duration::from_secs(900);
 const REVERT_PAUSE: Duration = Duration::from_secs(1);
 const REVERT_TRIES: u32 = 5;
 
+/// An answer that has not come after this long will not: each patch takes 10 s at most, and a thousand may wait before it.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(900);
+
 /// After this long without word from the agent a finished resize counts as unverified.
 const VERIFY_DEADLINE: Duration = Duration::from_secs(60);
 
@@ -94,6 +97,13 @@ struct Tracked {
     restarts: BTreeMap<String, u32>,
 }
 
+/// A resize that was handed to the applier.
+struct Asked {
+    policy: PolicyKey,
+    plan: Plan,
+    at: Timestamp,
+}
+
 /// Failures of one pod in a row.
 struct Failures {
     pod: PodKey,
@@ -115,15 +125,23 @@ pub struct Resizes {
     /// By uid; kept while it is tried again, so that tries are counted.
     put_off: HashMap<String, PutOff>,
     /// Handed to the applier, no answer yet.
-    asked: HashMap<String, PolicyKey>,
+    asked: HashMap<String, Asked>,
     tracked: HashMap<String, Tracked>,
     failures: HashMap<String, Failures>,
 }
 
 impl Resizes {
     /// Nothing more is done to this pod until the answer is in.
-    pub fn asked(&mut self, subject: &Subject) {
-        self.asked.insert(subject.uid.clone(), subject.policy.clone());
+    pub fn asked(&mut self, subject: &Subject, plan: &Plan, now: Timestamp) {
+        let asked = Asked { policy: subject.policy.clone(), plan: plan.clone(), at: now };
+        self.asked.insert(subject.uid.clone(), asked);
+    }
+
+    /// What was asked for and does not show in the pod yet: without an answer, or with one that the watch is behind.
+    pub fn unseen(&self, pod: &PodFacts) -> Option<&Plan> {
+        let asked = self.asked.get(&pod.uid).map(|asked| &asked.plan);
+        let taken = || self.tracked.get(&pod.uid).filter(|taken| pod.generation < taken.sent.generation);
+        asked.or_else(|| taken().map(|taken| &taken.plan))
     }
 
     /// The API server accepted: from now on it is followed.
@@ -312,7 +330,7 @@ impl Resizes {
     /// Resizes under way of one policy.
     pub fn in_flight_of(&self, policy: &PolicyKey) -> usize {
         let tracked = self.tracked.values().filter(|t| t.subject.policy == *policy).count();
-        tracked + self.asked.values().filter(|p| *p == policy).count()
+        tracked + self.asked.values().filter(|asked| asked.policy == *policy).count()
     }
 
     /// All resizes under way.
@@ -320,8 +338,9 @@ impl Resizes {
         self.asked.len() + self.tracked.len()
     }
 
-    /// Forgets failures of pods that are gone.
-    pub fn retain(&mut self, exists: impl Fn(&PodKey, &str) -> bool) {
+    /// Forgets failures of pods that are gone, and what will never be answered.
+    pub fn retain(&mut self, now: Timestamp, exists: impl Fn(&PodKey, &str) -> bool) {
+        self.asked.retain(|_, asked| now.since(asked.at) < ANSWER_DEADLINE);
         self.failures.retain(|uid, failures| exists(&failures.pod, uid));
         self.put_off.retain(|uid, put_off| exists(&put_off.subject.pod, uid));
     }

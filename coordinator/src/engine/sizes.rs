@@ -1,6 +1,6 @@
 //! Evidence and policy become the sizes of a pod's containers.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use optipod_common::ident::WorkloadContainer;
@@ -14,7 +14,7 @@ use optipod_common::time::Timestamp;
 use super::Engine;
 use crate::api::convert::Selector;
 use crate::expression::Cel;
-use crate::index::{NodeLoad, PodKey, SelectedWorkload};
+use crate::index::{PodKey, SelectedWorkload};
 
 /// A resize this soon after start-up is a step of taking back what start-up added: `maxStep` may need several.
 const TAKING_BACK: Duration = Duration::from_secs(300);
@@ -32,7 +32,6 @@ pub struct Sizer<'a> {
     policy: &'a Policy,
     selector: &'a Selector,
     workload: &'a SelectedWorkload,
-    loads: &'a HashMap<String, NodeLoad>,
     now: Timestamp,
     /// When a pod of the workload was last resized.
     resized: Option<Timestamp>,
@@ -45,36 +44,30 @@ impl<'a> Sizer<'a> {
         policy: &'a Policy,
         selector: &'a Selector,
         workload: &'a SelectedWorkload,
-        loads: &'a HashMap<String, NodeLoad>,
         now: Timestamp,
     ) -> Self {
         let resized = workload.pods.iter().filter_map(|pod| engine.index.last_resize(pod)).max();
-        Self { engine, policy, selector, workload, loads, now, resized, evidence: BTreeMap::new() }
+        Self { engine, policy, selector, workload, now, resized, evidence: BTreeMap::new() }
     }
 
     /// A pod with its sizes; `None` when it is gone.
     pub fn size(&mut self, pod: &PodKey) -> Option<SizedPod> {
         let mut facts = self.engine.index.facts(pod)?;
-        self.complete(&mut facts);
+        facts.boosted = self.boosted(&facts);
         let sizes = if self.policy.mode == Mode::Disabled { Vec::new() } else { self.sizes(&facts) };
         Some(SizedPod { facts, sizes })
     }
 
-    /// What only the whole cluster and the policy tell about a pod.
-    fn complete(&self, facts: &mut PodFacts) {
-        if let Some(node) = &mut facts.node
-            && let Some(load) = self.loads.get(&node.name)
-        {
-            super::lent::complete(node, load, &self.engine.shrunk, self.now);
-        }
+    /// It was last resized while it was starting.
+    fn boosted(&self, facts: &PodFacts) -> bool {
         let startup = &self.policy.startup;
         let boosts = startup.cpu.is_some() || startup.memory.is_some();
-        facts.boosted = facts.last_resize.filter(|_| boosts).is_some_and(|at| {
+        facts.last_resize.filter(|_| boosts).is_some_and(|at| {
             let before = at - TAKING_BACK;
             // a container that started after the resize says nothing about it
             let ran = facts.containers.iter().filter(|c| c.started.is_none_or(|started| at >= started));
             ran.into_iter().any(|container| self.phase(facts, container, before) == Phase::Startup)
-        });
+        })
     }
 
     fn sizes(&mut self, facts: &PodFacts) -> Vec<ContainerRecommendation> {

@@ -31,7 +31,7 @@ use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::core::{DeserializeGuard, PartialObjectMeta};
-use optipod_common::decide::Followed;
+use optipod_common::decide::{Followed, Plan};
 use optipod_common::ident::{ContainerId, WorkloadContainer, WorkloadRef};
 use optipod_common::quantity::{Bytes, MilliCpu};
 use optipod_common::resources::{Amounts, NodeFacts, PodFacts, QosClass, Resource, Resources};
@@ -171,7 +171,7 @@ pub struct NodeLoad {
     pub requests: Amounts,
     /// A pod that is bound to it and not admitted, or nominated for it: the scheduler made room for it there.
     pub admitting: Option<String>,
-    /// CPU requests of its Burstable pods: the weight of all of them.
+    /// CPU requests of its Burstable pods, without what falls: the weight of all of them.
     pub burstable: MilliCpu,
     /// It has Guaranteed pods.
     pub guaranteed: bool,
@@ -181,40 +181,67 @@ pub struct NodeLoad {
     pub peaks: Bytes,
 }
 
+/// What the coordinator knows of a pod beside what its object shows.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Known<'a> {
+    /// Its highest working set.
+    pub peak: Bytes,
+    /// A resize that was asked for and does not show yet. It counts where it takes more than what shows.
+    pub asked: Option<&'a Plan>,
+}
+
+impl Known<'_> {
+    /// What was asked for one container.
+    fn requests(&self, container: &str) -> Amounts {
+        let changes = self.asked.into_iter().flat_map(|plan| &plan.changes);
+        let change = changes.into_iter().find(|change| change.container == container);
+        change.map_or_else(Amounts::default, |change| change.to.requests)
+    }
+}
+
 impl NodeLoad {
     /// As the scheduler counts: while a resize is under way what is asked for, allocated and actual, whichever is most; of
-    /// one that the kubelet will never do, not what is asked for. Init containers run before the others.
-    fn add(&mut self, pod: &PodFacts) {
+    /// one that the kubelet will never do, not what is asked for. Init containers run before the others. Of weight,
+    /// whichever is least.
+    fn add(&mut self, pod: &PodFacts, known: Known<'_>) {
         let infeasible = pod.pending.as_ref().is_some_and(|pending| pending.reason == "Infeasible");
-        let (mut cpu, mut memory) = (0, 0);
+        let (mut cpu, mut memory, mut weight) = (0_u64, 0_u64, 0_u64);
         for container in &pod.containers {
-            let asked = (!infeasible).then_some(container.desired.requests);
-            let taken = [asked, container.allocated, container.actual.map(|actual| actual.requests)];
-            let taken = taken.into_iter().flatten();
-            cpu += taken.clone().filter_map(|amounts| amounts.cpu).max().unwrap_or_default().0;
-            memory += taken.filter_map(|amounts| amounts.memory).max().unwrap_or_default().0;
+            let shown = (!infeasible).then_some(container.desired.requests);
+            let actual = container.actual.map(|actual| actual.requests);
+            let asked = Some(known.requests(&container.name));
+            let taken = [shown, asked, container.allocated, actual].into_iter().flatten();
+            let cpus = taken.clone().filter_map(|amounts| amounts.cpu);
+            cpu = cpu.saturating_add(cpus.clone().max().unwrap_or_default().0);
+            weight = weight.saturating_add(cpus.min().unwrap_or_default().0);
+            let most = taken.filter_map(|amounts| amounts.memory).max().unwrap_or_default();
+            memory = memory.saturating_add(most.0);
         }
         for init in &pod.init {
-            cpu = cpu.max(init.resources.requests.cpu.unwrap_or_default().0);
+            let of_init = init.resources.requests.cpu.unwrap_or_default().0;
+            (cpu, weight) = (cpu.max(of_init), weight.max(of_init));
             memory = memory.max(init.resources.requests.memory.unwrap_or_default().0);
         }
         match pod.qos_class() {
-            QosClass::Burstable => self.burstable.0 = self.burstable.0.saturating_add(cpu),
+            QosClass::Burstable => self.burstable.0 = self.burstable.0.saturating_add(weight),
             QosClass::Guaranteed => self.guaranteed = true,
             QosClass::BestEffort => {}
         }
         self.take(cpu, memory);
         self.take(pod.overhead.cpu.unwrap_or_default().0, pod.overhead.memory.unwrap_or_default().0);
+        self.peaks.0 = self.peaks.0.saturating_add(known.peak.0);
     }
 
-    /// What the template of a container says beyond what the container asks for now.
-    fn owe(&mut self, declared: Amounts, desired: Amounts) {
-        let more = |declared: Option<u64>, desired: Option<u64>| {
-            declared.zip(desired).map_or(0, |(declared, desired)| declared.saturating_sub(desired))
+    /// What the template of a container says beyond what the container asks for now, or is to ask for.
+    fn owe(&mut self, declared: Amounts, desired: Amounts, asked: Amounts) {
+        let more = |declared: Option<u64>, desired: Option<u64>, asked: Option<u64>| {
+            let least = desired.map(|desired| desired.min(asked.unwrap_or(desired)));
+            declared.zip(least).map_or(0, |(declared, least)| declared.saturating_sub(least))
         };
         let Amounts { cpu, memory } = self.owed;
-        let more_cpu = more(declared.cpu.map(|c| c.0), desired.cpu.map(|c| c.0));
-        let more_memory = more(declared.memory.map(|m| m.0), desired.memory.map(|m| m.0));
+        let more_cpu = more(declared.cpu.map(|c| c.0), desired.cpu.map(|c| c.0), asked.cpu.map(|c| c.0));
+        let more_memory =
+            more(declared.memory.map(|m| m.0), desired.memory.map(|m| m.0), asked.memory.map(|m| m.0));
         self.owed = Amounts {
             cpu: Some(MilliCpu(cpu.unwrap_or_default().0.saturating_add(more_cpu))),
             memory: Some(Bytes(memory.unwrap_or_default().0.saturating_add(more_memory))),
@@ -390,37 +417,52 @@ impl Index {
         self.nodes.values()
     }
 
-    /// What the pods of every node ask for; `peak` is the highest working set of a pod by its uid. O(pods): for an
-    /// evaluation of whole policies.
-    pub fn node_loads(&self, peak: impl Fn(&str) -> Bytes) -> HashMap<String, NodeLoad> {
-        self.by_node.keys().map(|node| (node.clone(), self.node_load(node, &peak))).collect()
+    /// What the pods of every node ask for. O(pods): for an evaluation of whole policies.
+    pub fn node_loads<'a>(&self, known: impl Fn(&PodFacts) -> Known<'a>) -> HashMap<String, NodeLoad> {
+        self.by_node.keys().map(|node| (node.clone(), self.node_load(node, &known))).collect()
     }
 
-    /// The same of the nodes that these pods are on, but for their peaks.
-    pub fn node_loads_of<'a>(&self, pods: impl IntoIterator<Item = &'a PodKey>) -> HashMap<String, NodeLoad> {
+    /// The same of the nodes that these pods are on.
+    pub fn node_loads_of<'a, 'b>(
+        &self,
+        pods: impl IntoIterator<Item = &'a PodKey>,
+        known: impl Fn(&PodFacts) -> Known<'b>,
+    ) -> HashMap<String, NodeLoad> {
         let nodes: BTreeSet<&str> = pods.into_iter().filter_map(|pod| self.node_of(pod)).collect();
-        nodes.into_iter().map(|node| (node.to_owned(), self.node_load(node, &|_| Bytes(0)))).collect()
+        nodes.into_iter().map(|node| (node.to_owned(), self.node_load(node, &known))).collect()
     }
 
     /// What a node's pods ask for, and which of them it has not admitted yet. O(pods of the node).
-    fn node_load(&self, node: &str, peak: &impl Fn(&str) -> Bytes) -> NodeLoad {
+    fn node_load<'a>(&self, node: &str, known: &impl Fn(&PodFacts) -> Known<'a>) -> NodeLoad {
         let mut load = NodeLoad::default();
-        for key in self.by_node.get(node).into_iter().flatten() {
-            let Some(record) = self.pods.get(key).filter(|record| !record.finished) else { continue };
-            if record.node.is_some() {
-                load.add(&record.facts);
-                load.peaks.0 = load.peaks.0.saturating_add(peak(&record.facts.uid).0);
-                for container in &record.facts.containers {
-                    let declared = self.declared(record, &container.name, container.desired);
-                    let declared = declared.unwrap_or(container.desired);
-                    load.owe(declared.requests, container.desired.requests);
-                }
-            }
-            if !record.admitted {
-                load.admitting = Some(key.to_string());
+        for (_, record) in self.placed(node).filter(|(_, record)| record.node.is_some()) {
+            let known = known(&record.facts);
+            load.add(&record.facts, known);
+            for container in &record.facts.containers {
+                let declared = self.declared(record, &container.name, container.desired);
+                let declared = declared.unwrap_or(container.desired);
+                load.owe(declared.requests, container.desired.requests, known.requests(&container.name));
             }
         }
+        load.admitting = self.admitting(node).map(ToString::to_string);
         load
+    }
+
+    /// Pods that are bound to a node or nominated for it, without finished ones.
+    fn placed(&self, node: &str) -> impl Iterator<Item = (&PodKey, &PodRecord)> {
+        let keys = self.by_node.get(node).into_iter().flatten();
+        let placed = keys.filter_map(|key| Some((key, self.pods.get(key)?)));
+        placed.filter(|(_, record)| !record.finished)
+    }
+
+    /// A pod that a node has not admitted yet, or that is nominated for it.
+    pub fn admitting(&self, node: &str) -> Option<&PodKey> {
+        self.placed(node).filter(|(_, record)| !record.admitted).map(|(key, _)| key).last()
+    }
+
+    /// The node that a pod is bound to or nominated for.
+    pub fn place_of(&self, pod: &PodKey) -> Option<&str> {
+        self.pods.get(pod)?.place()
     }
 
     /// The pod that a container is in, while it exists.

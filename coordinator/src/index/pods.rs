@@ -423,7 +423,7 @@ impl PodRecord {
 
 impl PodRecord {
     /// Where it is, or is to be.
-    fn place(&self) -> Option<&str> {
+    pub fn place(&self) -> Option<&str> {
         self.node.as_deref().or(self.nominated.as_deref())
     }
 }

@@ -96,6 +96,8 @@ pub struct World {
     pub recommendations: BTreeMap<WorkloadRef, RecommendationStatus>,
     pub kubelet: Kubelet,
     pub refuse: ApiServer,
+    /// A pod that the watch is behind of: it says nothing about it.
+    pub behind: Option<String>,
     pub dry_run: bool,
     made: u8,
 }
@@ -138,6 +140,7 @@ impl World {
             recommendations: BTreeMap::new(),
             kubelet: Box::new(|_| Reaction::Done),
             refuse: Box::new(|_| None),
+            behind: None,
             dry_run: false,
             made: 0,
         };
@@ -330,6 +333,9 @@ impl World {
     }
 
     fn tell(&mut self, pod: &str) {
+        if self.behind.as_deref() == Some(pod) {
+            return;
+        }
         self.engine.on_change(Change::Pods(applied(&self.pods[pod].json)), self.now);
     }
 

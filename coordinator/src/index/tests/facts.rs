@@ -1,6 +1,8 @@
 //! What the index says about pods and containers.
 
+use optipod_common::decide::{ContainerChange, Direction, Plan};
 use optipod_common::quantity::{Bytes, MilliCpu};
+use optipod_common::resources::Resources;
 
 use super::*;
 
@@ -309,7 +311,7 @@ fn a_node_is_loaded_as_the_scheduler_counts() {
     status["resources"] = resources("300m", "128Mi");
     let load = |index: &mut Index, pod: Value| {
         put_pod(index, pod, 0);
-        let requests = index.node_loads(|_| Bytes(0))["n1"].requests;
+        let requests = index.node_loads(|_| Known::default())["n1"].requests;
         (requests.cpu.unwrap().to_string(), requests.memory.unwrap().to_string())
     };
     assert_eq!(load(&mut index, resized.clone()), ("500m".to_owned(), "256Mi".to_owned()));
@@ -370,6 +372,32 @@ fn what_environment_and_files_tell_a_process_is_coupled() {
     assert_eq!(of(json!({"volumes": [{"name": "v", "projected": {"sources": sources}}]})), (true, false));
     let labels = json!([{"path": "l", "fieldRef": {"fieldPath": "metadata.labels"}}]);
     assert_eq!(of(json!({"volumes": [{"name": "v", "downwardAPI": {"items": labels}}]})), (false, false));
+}
+
+#[test]
+fn a_resize_that_does_not_show_yet_counts_where_it_takes_more() {
+    let index = web();
+    let facts = index.facts(&key("p")).unwrap();
+    let desired = facts.containers[0].desired;
+    let plan = |millis, mebibytes| {
+        let to = Resources { requests: cpu_and_memory(millis, mebibytes), ..Resources::default() };
+        let changes = vec![ContainerChange {
+            container: "c".into(),
+            sidecar: false,
+            to,
+            from: desired,
+            restarts: false,
+        }];
+        Plan { direction: Direction::Increase, changes }
+    };
+    // 200m and 64Mi of 1 and 512Mi that are declared
+    for (asked, requests, weight, owed) in
+        [(plan(700, 16), (700, 64), 200, (800, 496)), (plan(50, 512), (200, 512), 50, (950, 448))]
+    {
+        let load = &index.node_loads(|_| Known { asked: Some(&asked), ..Known::default() })["n1"];
+        assert_eq!(load.requests, cpu_and_memory(requests.0, requests.1));
+        assert_eq!((load.burstable, load.owed), (MilliCpu(weight), cpu_and_memory(owed.0, owed.1)));
+    }
 }
 
 #[test]
@@ -484,9 +512,9 @@ fn a_pod_that_room_is_made_for_counts_as_waiting() {
     waits["spec"].as_object_mut().unwrap().remove("nodeName");
     waits["status"] = json!({"phase": "Pending", "nominatedNodeName": "n1"});
     put_pod(&mut index, waits.clone(), 0);
-    let admitting = |index: &Index| index.node_loads(|_| Bytes(0))["n1"].admitting.clone();
+    let admitting = |index: &Index| index.node_loads(|_| Known::default())["n1"].admitting.clone();
     assert_eq!(admitting(&index).as_deref(), Some("default/waits"));
-    let load = &index.node_loads_of([&key("p")])["n1"];
+    let load = &index.node_loads_of([&key("p")], |_| Known::default())["n1"];
     assert_eq!((load.admitting.as_deref(), load.requests), (Some("default/waits"), cpu_and_memory(200, 64)));
     waits["status"] = json!({"phase": "Pending", "nominatedNodeName": ""});
     put_pod(&mut index, waits, 1);
