@@ -107,7 +107,7 @@ impl StartProfile {
     pub fn add(&mut self, sample: &StartSample<'_>) {
         let StartSample { container, started, end, phase, cpu, memory } = *sample;
         let age = end.since(started);
-        if age > LONGEST_START * 2 || cpu.is_empty() {
+        if (age > LONGEST_START * 2 && phase == Phase::Runtime) || cpu.is_empty() {
             return;
         }
         if !self.starts.iter().any(|s| s.container == container) {

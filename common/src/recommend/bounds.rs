@@ -123,10 +123,11 @@ impl Series<'_> {
             // eviction ranks what exceeds its request, by working set
             let peak = evidence.memory.max();
             if self.policy.memory_peak_floor {
-                floors.push((StepKind::PeakFloor, self.part_of((self.scale)(peak)), none()));
+                floors.push((StepKind::PeakFloor, (self.scale)(peak), none()));
             }
-            if let Some(oom) = &evidence.oom {
-                let floor = (self.scale)(oom.floor(peak, evidence.window));
+            let floors_of_kills = evidence.ooms.iter().map(|oom| (oom.floor(peak, evidence.window), oom));
+            if let Some((floor, oom)) = floors_of_kills.max_by_key(|(floor, oom)| (*floor, oom.at)) {
+                let floor = (self.scale)(floor);
                 let detail = format!("killed at {}", self.show((self.scale)(oom.size)));
                 floors.push((StepKind::OomFloor, floor, detail));
             }
@@ -144,7 +145,7 @@ impl Series<'_> {
             Resource::Cpu => &evidence.cpu_peaks,
             Resource::Memory => &evidence.memory_peaks,
         };
-        let peak = self.part_of((self.scale)(peaks.hour_of_week(evidence.now)?));
+        let peak = (self.scale)(peaks.hour_of_week(evidence.now)?);
         let detail = format!("{} earlier weeks", peaks.weeks_known(evidence.now));
         Some((StepKind::HourOfWeekFloor, peak.min(self.current.0?), detail))
     }

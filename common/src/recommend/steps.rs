@@ -49,8 +49,6 @@ pub enum StepKind {
     SafetyFactor,
     /// The size of the adaptive strategy's expert.
     Expert,
-    /// What this pod needs of the hottest pod's size.
-    Share,
     /// The value of the user's formula.
     Expression,
     /// Present use, which the thresholds are compared with.
@@ -113,7 +111,6 @@ impl fmt::Display for StepKind {
             Self::Percentile => "percentile",
             Self::SafetyFactor => "safety factor",
             Self::Expert => "expert",
-            Self::Share => "share of the hottest pod",
             Self::Expression => "expression",
             Self::Use => "use",
             Self::ThresholdUp => "above the upper threshold",

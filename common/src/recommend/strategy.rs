@@ -60,26 +60,6 @@ impl Series<'_> {
         Some(self.policy.safety_factor.times((self.scale)(quantile)))
     }
 
-    /// What this pod used in the last hour, and what the hottest one did; `None` where all pods are sized alike, and for
-    /// the hottest itself.
-    fn share(&self) -> Option<(u64, u64)> {
-        let pod = self.asked.pod.filter(|_| self.policy.scope == Scope::Pod)?;
-        let hottest = self.asked.evidence.hottest.as_ref()?;
-        let (own, top) = match self.resource {
-            Resource::Cpu => (pod.cpu.max(), hottest.cpu.1),
-            Resource::Memory => (pod.memory, hottest.memory.1),
-        };
-        (own < top).then_some((own, top))
-    }
-
-    /// This pod's part of what is known as a maximum over the pods.
-    pub(super) fn part_of(&self, value: u64) -> u64 {
-        self.share().map_or(value, |(own, top)| {
-            let part = (u128::from(value) * u128::from(own)).div_ceil(u128::from(top));
-            u64::try_from(part).unwrap_or(value)
-        })
-    }
-
     /// Percentile times safety factor; `None` without data.
     #[allow(clippy::unnecessary_wraps, reason = "one signature for all strategies")]
     fn percentile(&self, values: Option<&MergedHistogram>, steps: &mut Vec<Step>) -> Result<Option<u64>, No> {
@@ -140,11 +120,12 @@ impl Series<'_> {
     #[allow(clippy::unnecessary_wraps, reason = "one signature for all strategies")]
     fn adaptive(&self, objective: Objective, steps: &mut Vec<Step>) -> Result<Option<u64>, No> {
         let evidence = self.asked.evidence;
-        let state = match self.resource {
-            Resource::Cpu => &evidence.cpu_adaptive,
-            Resource::Memory => &evidence.memory_adaptive,
+        let (own, siblings) = match self.resource {
+            Resource::Cpu => (&evidence.cpu_adaptive, &[][..]),
+            Resource::Memory => (&evidence.memory_adaptive, &evidence.memory_siblings[..]),
         };
-        let Some(target) = state.target(objective) else { return Ok(None) };
+        let highest = siblings.iter().chain([own]).max_by_key(|state| state.size(objective));
+        let Some(target) = highest.and_then(|state| state.target(objective)) else { return Ok(None) };
         let value = (self.scale)(target.value);
         let opinion = |cost: &ExpertCost| ExpertOpinion {
             expert: cost.expert.to_string(),
@@ -163,17 +144,7 @@ impl Series<'_> {
         let price = experts.first().map_or(0, |chosen| chosen.cost);
         let detail = format!("{} over {} minutes at cost {price}", target.expert, target.minutes);
         steps.push(Step { experts, ..Step::new(StepKind::Expert, value, detail) });
-        let Some((own, top)) = self.share() else { return Ok(Some(value)) };
-        // an expert follows the hottest pod; the others have its size in proportion, and at least what all need
-        let merged = self.values().and_then(|used| self.with_margin(used)).unwrap_or(0);
-        let part = self.part_of(value).max(merged).min(value);
-        let [own, top] = [own, top].map(|used| self.show((self.scale)(used)));
-        steps.push(Step::new(
-            StepKind::Share,
-            part,
-            format!("{own} in the last hour, the hottest pod {top}"),
-        ));
-        Ok(Some(part))
+        Ok(Some(value))
     }
 
     fn expression(&self, source: Option<&str>, steps: &mut Vec<Step>) -> Result<Option<u64>, No> {
@@ -219,6 +190,8 @@ impl Series<'_> {
         }
     }
 
+    /// What this pod alone needs, where each has a size of its own. It may only raise: a standby that takes over has the
+    /// workload's size already.
     fn hot_pod(&self) -> Option<u64> {
         let pod = self.asked.pod.filter(|_| self.policy.scope == Scope::Pod)?;
         let used = match self.resource {
@@ -242,7 +215,7 @@ impl Series<'_> {
             Resource::Memory => &evidence.memory_peaks,
         };
         let peak = peaks.repeated(evidence.now).filter(|_| self.policy.anticipate)?;
-        Some(self.part_of((self.scale)(peak)))
+        Some((self.scale)(peak))
     }
 
     /// What a size at runtime becomes while starting, when the policy says so.

@@ -133,7 +133,7 @@ fn a_new_revision_begins_with_what_adaptive_gave_the_one_before() {
 }
 
 #[test]
-fn with_scope_pod_the_siblings_of_a_hot_pod_have_what_they_need() {
+fn with_scope_pod_a_hot_pod_has_more_and_no_other_less() {
     // ninety-nine pods at 100m and 50 MiB, one at 1000m and 500 MiB
     let use_of = |cpu: u64, memory: u64| {
         let mut pod = PodUse { memory: memory * 16, ..PodUse::default() };
@@ -151,13 +151,11 @@ fn with_scope_pod_the_siblings_of_a_hot_pod_have_what_they_need() {
     let strategies = [Strategy::Percentile, Strategy::Adaptive(Objective::Balanced)];
     for (strategy, scope, pod, expected) in [
         (0, Scope::Workload, Some(use_of(100, 50)), (122, 500)),
-        (0, Scope::Pod, Some(use_of(100, 50)), (122, 61)),
+        (0, Scope::Pod, Some(use_of(100, 50)), (122, 500)),
         (0, Scope::Pod, Some(use_of(1000, 500)), (1200, 600)),
         (1, Scope::Workload, Some(use_of(100, 50)), (1050, 525)),
-        (1, Scope::Pod, Some(use_of(100, 50)), (122, 61)),
-        (1, Scope::Pod, Some(use_of(400, 200)), (480, 240)),
-        // a standby that does nothing has what all need, the hot one what it needs, an unknown one as much
-        (1, Scope::Pod, Some(use_of(0, 0)), (122, 61)),
+        // a standby that does nothing has the workload's size, the hot one what it needs, an unknown one as much as all
+        (1, Scope::Pod, Some(use_of(0, 0)), (1050, 525)),
         (1, Scope::Pod, Some(use_of(1000, 500)), (1200, 600)),
         (1, Scope::Pod, None, (1050, 525)),
     ] {
@@ -167,6 +165,21 @@ fn with_scope_pod_the_siblings_of_a_hot_pod_have_what_they_need() {
         let got = (sizes.cpu.request.unwrap(), sizes.memory.request.unwrap() >> 20);
         assert_eq!(got, expected, "{strategy} {scope:?} {}", sizes.cpu.explain(Resource::Cpu));
     }
+}
+
+#[test]
+fn memory_is_known_from_like_pods_on_another_kind_of_node() {
+    let policy = Policy { strategy: Strategy::Adaptive(Objective::Balanced), ..Policy::default() };
+    let mut evidence = evidence(&[10], &[100]);
+    let declared = resources((2000, 4096), (0, 0));
+    let mut sibling = Adaptive::new(Resource::Memory);
+    sibling.observe(evidence.now, 2048 * 16);
+    evidence.memory_siblings.push(sibling);
+    let of =
+        |evidence: &Evidence| size(&policy, evidence, declared, declared).memory.request.map(|m| m >> 20);
+    assert_eq!(of(&evidence), Some(2151), "nothing was learned on nodes of its own kind");
+    evidence.memory_adaptive.observe(evidence.now, 100 * 16);
+    assert_eq!(of(&evidence), Some(2151), "a hot pod there may be here tomorrow");
 }
 
 #[test]

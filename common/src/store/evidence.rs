@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::history::History;
-use super::oom::{OomEvidence, OomKill};
+use super::oom::{OomEvidence, OomKills};
 use super::throttle::ThrottleEvidence;
 use super::{Question, Variant};
 use crate::adaptive::Adaptive;
@@ -37,8 +37,8 @@ pub struct Evidence {
     pub counters: CpuCounters,
     /// OOM kills within the window.
     pub oom_kills: u64,
-    /// The last OOM kills, whenever, of pods of other revisions too.
-    pub oom: Option<OomEvidence>,
+    /// Sizes at which containers were killed, whenever, of pods of other revisions too.
+    pub ooms: Vec<OomEvidence>,
     /// CPU limits that throttled.
     pub throttles: Vec<ThrottleEvidence>,
     /// Part of the window that has data.
@@ -55,6 +55,8 @@ pub struct Evidence {
     pub cpu_adaptive: Adaptive,
     /// What Adaptive learned of memory.
     pub memory_adaptive: Adaptive,
+    /// What it learned of the memory of like pods on other nodes: memory is the same there, so the highest size counts.
+    pub memory_siblings: Vec<Adaptive>,
     /// What pods of other revisions or on other nodes used.
     pub others: Option<Box<Others>>,
     /// The hour of the day (UTC) at which earlier revisions had their peak, when this one was not yet seen at it.
@@ -120,7 +122,7 @@ impl Evidence {
             recent: Recent::default(),
             counters: CpuCounters::default(),
             oom_kills: 0,
-            oom: None,
+            ooms: Vec::new(),
             throttles: Vec::new(),
             covered: Duration::ZERO,
             observed: Duration::ZERO,
@@ -129,6 +131,7 @@ impl Evidence {
             memory_peaks: HourPeaks::default(),
             cpu_adaptive: Adaptive::new(Resource::Cpu),
             memory_adaptive: Adaptive::new(Resource::Memory),
+            memory_siblings: Vec::new(),
             others: None,
             unseen_peak_hour: None,
             hottest: None,
@@ -216,7 +219,7 @@ pub(super) fn gather(variants: &BTreeMap<Variant, History>, question: Question<'
     let Question { now, window, variant, resized } = question;
     let mut evidence = Evidence::none(now, window);
     let mut others = Evidence::none(now, window);
-    let (mut any_other, mut kill, mut own) = (false, None, Vec::new());
+    let (mut any_other, mut kills, mut own) = (false, OomKills::default(), Vec::new());
     let (mut cpu_adaptive, mut memory_adaptive) = (Vec::new(), Vec::new());
     for (of, history) in variants {
         let same_revision = of.revision == variant.revision;
@@ -233,9 +236,11 @@ pub(super) fn gather(variants: &BTreeMap<Variant, History>, question: Question<'
         }
         cpu_adaptive.extend(rest.cpu.then(|| history.adaptive(Resource::Cpu, now)));
         memory_adaptive.extend(rest.memory.then(|| history.adaptive(Resource::Memory, now)));
+        let sibling = parts.memory && !parts.coverage;
+        evidence.memory_siblings.extend(sibling.then(|| history.adaptive(Resource::Memory, now)));
         evidence.cpu_peaks.merge(history.cpu_peaks.hours());
         evidence.memory_peaks.merge(history.memory_peaks.hours());
-        kill = history.oom.map_or(kill, |oom| Some(OomKill::merge(kill, oom)));
+        history.ooms.iter().for_each(|(size, at)| kills.add(size, at));
         own.extend(parts.memory.then_some(history));
         let learned = history.starts.learned();
         let known = &mut evidence.startup;
@@ -246,11 +251,15 @@ pub(super) fn gather(variants: &BTreeMap<Variant, History>, question: Question<'
             plateau: known.plateau.max(learned.plateau),
         };
     }
+    // those that are seen no more are forgotten with the window, as their histogram is
+    evidence.memory_siblings.retain(|state| state.newest().is_some_and(|at| at + window >= now));
     // the kill of an earlier revision counts until this one is known
-    evidence.oom = kill.map(|OomKill { at, size }| {
-        let seen = own.iter().map(|history| history.covered_since(at)).max();
-        OomEvidence { at, size, seen_since: seen.unwrap_or_default() }
-    });
+    let seen_since = |at| own.iter().map(|history| history.covered_since(at)).max().unwrap_or_default();
+    evidence.ooms = kills
+        .telling()
+        .into_iter()
+        .map(|(size, at)| OomEvidence { at, size, seen_since: seen_since(at) })
+        .collect();
     if any_other {
         let Evidence { cpu, memory, .. } = &others;
         evidence.unseen_peak_hour = unseen_peak_hour(variants, variant);

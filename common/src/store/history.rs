@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::Interval;
 use super::coverage::Coverage;
 use super::evidence::{Evidence, Parts};
-use super::oom::OomKill;
+use super::oom::OomKills;
 use super::recent::{PodUse, RecentPods};
 use super::throttle::{ThrottleEvidence, ThrottledLimits};
 use crate::adaptive::{Adaptive, demand};
@@ -64,7 +64,7 @@ pub struct History {
     /// What Adaptive learned of the minutes that are final.
     cpu_adaptive: Adaptive,
     memory_adaptive: Adaptive,
-    pub(super) oom: Option<OomKill>,
+    pub(super) ooms: OomKills,
     throttled: ThrottledLimits,
     pods: RecentPods,
     pub(super) starts: StartProfile,
@@ -95,7 +95,7 @@ impl Default for History {
             memory_peaks: MinutePeaks::default(),
             cpu_adaptive: Adaptive::new(Resource::Cpu),
             memory_adaptive: Adaptive::new(Resource::Memory),
-            oom: None,
+            ooms: OomKills::default(),
             throttled: ThrottledLimits::default(),
             pods: RecentPods::default(),
             starts: StartProfile::default(),
@@ -130,7 +130,7 @@ impl History {
             self.add_runtime(record, (start, middle, end), now);
         }
         if record.oom_kills > 0 {
-            self.add_oom(record, (middle, end));
+            self.add_oom(record, (middle, end), phase);
         }
     }
 
@@ -173,11 +173,13 @@ impl History {
         }
     }
 
-    fn add_oom(&mut self, record: &ContainerRecord, (middle, end): (Timestamp, Timestamp)) {
+    fn add_oom(&mut self, record: &ContainerRecord, (middle, end): (Timestamp, Timestamp), phase: Phase) {
         let limit = record.limits.memory.map_or(0, |limit| memory_units(limit.0));
         let size = limit.max(record.memory_total.max()).max(record.memory_working_set.max());
-        self.oom = Some(OomKill::merge(self.oom, OomKill { at: end, size }));
-        self.memory_peaks.record(middle, demand(Resource::Memory, size));
+        self.ooms.add(size, end);
+        if phase == Phase::Runtime {
+            self.memory_peaks.record(middle, demand(Resource::Memory, size));
+        }
     }
 
     /// A container ran from `start` to `end`, whether or not anybody saw it.
@@ -204,7 +206,7 @@ impl History {
         }
         self.slots.retain(|(start, _), _| *start <= latest);
         self.covered.rewind(latest);
-        self.oom = self.oom.map(|oom| OomKill { at: oom.at.min(latest), ..oom });
+        self.ooms.rewind(latest);
         self.throttled.rewind(latest);
         self.pods.rewind(latest);
         self.starts.rewind(latest);
@@ -233,6 +235,7 @@ impl History {
         }
         self.covered.age(oldest, now - REMEMBERED);
         self.throttled.compact(now - REMEMBERED, now - FINAL_AFTER);
+        self.ooms.compact(now - REMEMBERED, now - FINAL_AFTER);
         self.pods.compact(now);
         self.cpu_adaptive.settle(&self.cpu_peaks, now - FINAL_AFTER);
         self.memory_adaptive.settle(&self.memory_peaks, now - FINAL_AFTER);
@@ -252,7 +255,7 @@ impl History {
             ring.newest().map(|hour| ring.start_of(hour))
         });
         let used = self.slots.iter().rev().find(|(_, slot)| !slot.observed.is_zero());
-        let others = [self.oom.map(|oom| oom.at), self.starts.newest(), used.map(|((start, _), _)| *start)];
+        let others = [self.ooms.newest(), self.starts.newest(), used.map(|((start, _), _)| *start)];
         hours.into_iter().chain(others).flatten().max()
     }
 

@@ -1,5 +1,6 @@
 //! OOM kills as evidence: what was too small, and for how long that counts.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -9,19 +10,53 @@ use crate::time::Timestamp;
 /// What a killed container needs at least, in thousandths of what it had: the same step as VPA's.
 const GROWTH: u64 = 1200;
 
-/// The highest amount that proved too small, and when.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct OomKill {
-    /// When.
-    pub at: Timestamp,
-    /// What the container had when it was killed, units of 64 KiB.
-    pub size: u64,
-}
+/// Amounts that proved too small, units of 64 KiB, each with the last moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct OomKills(BTreeMap<u64, Timestamp>);
 
-impl OomKill {
-    /// Of two kills the higher size counts, from the later moment.
-    pub fn merge(old: Option<Self>, new: Self) -> Self {
-        old.map_or(new, |old| Self { at: old.at.max(new.at), size: old.size.max(new.size) })
+impl OomKills {
+    /// A container that had `size` was killed.
+    pub fn add(&mut self, size: u64, at: Timestamp) {
+        let last = self.0.entry(size).or_insert(at);
+        *last = at.max(*last);
+    }
+
+    /// Forgets what is older than `oldest`, and what a higher size says as well of those before `last`, after which
+    /// frames may still come.
+    pub fn compact(&mut self, oldest: Timestamp, last: Timestamp) {
+        let all: Vec<(u64, Timestamp)> = self.iter().collect();
+        self.0.retain(|size, at| {
+            let void = all.iter().any(|(higher, later)| higher > size && *later >= *at && *later < last);
+            *at >= oldest && !void
+        });
+    }
+
+    /// Nothing happened later than `latest`.
+    pub fn rewind(&mut self, latest: Timestamp) {
+        self.0.values_mut().for_each(|at| *at = latest.min(*at));
+    }
+
+    /// Those that say something: a kill says nothing beside a later one at a higher size.
+    pub fn telling(&self) -> Vec<(u64, Timestamp)> {
+        let mut latest = None;
+        let mut telling: Vec<_> = self.iter().collect();
+        telling.reverse();
+        telling.retain(|(_, at)| {
+            let new = latest.is_none_or(|latest| *at > latest);
+            latest = latest.max(Some(*at));
+            new
+        });
+        telling
+    }
+
+    /// Each size with the last moment.
+    pub fn iter(&self) -> impl Iterator<Item = (u64, Timestamp)> {
+        self.0.iter().map(|(size, at)| (*size, *at))
+    }
+
+    /// The last kill.
+    pub fn newest(&self) -> Option<Timestamp> {
+        self.0.values().max().copied()
     }
 }
 
@@ -67,11 +102,33 @@ mod tests {
         assert_eq!(after(100).floor(2000, window), 2000);
     }
 
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_unix_seconds(seconds)
+    }
+
+    fn kills(all: &[(u64, i64)]) -> OomKills {
+        let mut kills = OomKills::default();
+        all.iter().for_each(|(size, second)| kills.add(*size, at(*second)));
+        kills
+    }
+
     #[test]
     fn kills_in_any_order_are_one_evidence() {
-        let kill = |at, size| OomKill { at: Timestamp::from_unix_seconds(at), size };
-        let forward = OomKill::merge(Some(kill(1, 50)), kill(2, 40));
-        assert_eq!(forward, OomKill::merge(Some(kill(2, 40)), kill(1, 50)));
-        assert_eq!(forward, kill(2, 50));
+        assert_eq!(kills(&[(50, 1), (40, 2), (50, 3)]), kills(&[(50, 3), (50, 1), (40, 2)]));
+    }
+
+    #[test]
+    fn a_small_kill_does_not_bring_back_what_a_larger_one_proved_long_ago() {
+        let all = kills(&[(8000, 1), (250, 100)]);
+        assert_eq!(all.telling(), [(8000, at(1)), (250, at(100))]);
+    }
+
+    #[test]
+    fn what_a_larger_kill_says_too_is_forgotten_and_so_is_what_is_old() {
+        let mut all = kills(&[(40, 5), (50, 6), (30, 9), (70, 1)]);
+        all.compact(at(2), at(100));
+        assert_eq!(all, kills(&[(50, 6), (30, 9)]));
+        all.compact(at(2), at(3));
+        assert_eq!(all, kills(&[(50, 6), (30, 9)]));
     }
 }

@@ -109,7 +109,7 @@ proptest! {
         let [live, replayed] = [live, replayed].map(|history| evidence(&history, at(3000), Duration::from_secs(3000)));
         prop_assert_eq!(live.memory_adaptive, replayed.memory_adaptive);
         prop_assert_eq!(live.cpu_adaptive, replayed.cpu_adaptive);
-        prop_assert_eq!(live.oom, replayed.oom);
+        prop_assert_eq!(live.ooms, replayed.ooms);
     }
 
     #[test]
@@ -211,7 +211,7 @@ fn what_nobody_runs_any_more_is_remembered_for_four_weeks() {
     };
     let evidence = ask(&mut store, at(27 * day)).unwrap();
     assert!(evidence.cpu_seconds().is_none());
-    assert_eq!((evidence.startup.starts, evidence.oom.is_some()), (1, true));
+    assert_eq!((evidence.startup.starts, !evidence.ooms.is_empty()), (1, true));
     assert_eq!(evidence.cpu_adaptive.size(crate::policy::Objective::Balanced), Some(105));
     assert_eq!(ask(&mut store, at(21 * day)).unwrap().cpu_peaks.hour_of_week(at(21 * day)), Some(100));
     assert!(ask(&mut store, at(29 * day)).is_none() && store.is_empty());
@@ -308,6 +308,9 @@ fn unlike_pods_are_kept_apart() {
     assert_eq!(evidence.cpu_seconds().map(MergedHistogram::max), Some(10));
     assert_eq!(evidence.memory.max(), 120);
     assert_eq!((evidence.recent.memory_peak, evidence.covered), (120, MINUTE));
+    let sibling: Vec<_> =
+        evidence.memory_siblings.iter().filter_map(|s| s.size(crate::policy::Objective::Balanced)).collect();
+    assert_eq!(sibling, [126], "of the same revision and architecture");
     let others = evidence.others.unwrap();
     assert_eq!(super::evidence::most(&others.cpu).map(MergedHistogram::max), Some(999));
     assert_eq!(others.memory.max(), 900);
@@ -433,7 +436,7 @@ fn an_oom_kill_is_remembered_with_what_was_too_small() {
     for i in 1..5 {
         add(&mut history, &record(&[1], &[50]), (at(i * 15), at(i * 15 + 15)), at(75));
     }
-    let oom = evidence(&history, at(75), MINUTE).oom.unwrap();
+    let oom = evidence(&history, at(75), MINUTE).ooms[0];
     assert_eq!((oom.size, oom.seen_since), (100, MINUTE));
 }
 
@@ -456,7 +459,7 @@ fn a_kill_of_an_earlier_revision_counts_until_this_one_is_known() {
             own.compact(now + Duration::from_secs(4 * 86_400), Duration::from_secs(86_400));
         }
         let question = Question { now, window: MINUTE, variant: &new, resized: None };
-        let oom = super::evidence::gather(&histories, question).oom.unwrap();
+        let oom = super::evidence::gather(&histories, question).ooms[0];
         (oom.size, oom.seen_since)
     };
     assert_eq!(after(0, false), (100, Duration::ZERO));
