@@ -91,7 +91,7 @@ pub struct Sizing {
 }
 
 impl Sizing {
-    /// The steps as one line, such as `percentile 100m > safety factor 120m > max bound 110m`.
+    /// The steps as one line, such as `percentile 100m (P90 of 3600 values) > safety factor 120m (times 1.2) > max bound 110m`.
     pub fn explain(&self, resource: Resource) -> String {
         steps::line(&self.steps, resource)
     }

@@ -379,9 +379,11 @@ fn container_status(size: &ContainerRecommendation, pods: &[PodOutcome]) -> Cont
 pub(crate) fn explanation(size: &ContainerRecommendation) -> String {
     let each = [Resource::Cpu, Resource::Memory].map(|resource| {
         let sizing = size.of(resource);
+        let steps = sizing.explain(resource);
         match &sizing.hold {
-            Some(hold) => format!("{resource}: {}: {}", hold.reason, hold.message),
-            None => format!("{resource}: {}", sizing.explain(resource)),
+            Some(hold) if steps.is_empty() => format!("{resource}: {}: {}", hold.reason, hold.message),
+            Some(hold) => format!("{resource}: {steps} > {}: {}", hold.reason, hold.message),
+            None => format!("{resource}: {steps}"),
         }
     });
     format!("{}; {}", each.join("; "), size.evidence.text())

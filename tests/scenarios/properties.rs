@@ -296,7 +296,8 @@ proptest! {
         let cpu = evidence.cpu_adaptive.size(objective).unwrap().div_ceil(10);
         let memory = evidence.memory_adaptive.size(objective).unwrap() << 16;
         for (sizing, expected) in [(&size.cpu, cpu), (&size.memory, memory)] {
-            prop_assert_eq!((sizing.steps[0].kind, sizing.steps[0].value), (StepKind::Expert, expected));
+            let own = sizing.steps.iter().rfind(|step| matches!(step.kind, StepKind::Expert | StepKind::Paced));
+            prop_assert_eq!(own.map(|step| step.value), Some(expected));
         }
         let formulas = ExpressionParams { cpu: Some("cpu.peak * 2.0".into()), memory: Some("memory.peak * 3.0".into()) };
         let formula = Policy { strategy: Strategy::Expression(formulas), ..auto() };

@@ -208,8 +208,8 @@ fn hour_of_the_week_holds_decreases_and_a_repeated_burst_is_raised_for() {
 
 #[test]
 fn with_scope_pod_the_hot_pod_has_more_and_its_siblings_do_not() {
-    // no size is below the mean of all pods, and a hot pod has the policy's factor above what it uses itself
-    for (scope, expected) in [("Pod", ["119m", "480m"]), ("Workload", ["420m", "420m"])] {
+    // a hot pod has the policy's factor above what it uses itself; no pod has less than the workload
+    for (scope, expected) in [("Pod", ["420m", "480m"]), ("Workload", ["420m", "420m"])] {
         let mut world = World::new();
         let policy = json!({
             "scope": scope, "strategy": {"type": "Adaptive"}, "metricsConfig": {"percentile": "P50"},

@@ -1,6 +1,6 @@
 //! Floors and bounds: intersected before any of them acts.
 
-use super::steps::{Step, StepKind};
+use super::steps::{Step, StepKind, said};
 use super::{No, Series};
 use crate::decide::Reason;
 use crate::histogram::MergedHistogram;
@@ -84,11 +84,12 @@ impl Fence {
     pub fn hold(&self, value: u64, steps: &mut Vec<Step>) -> Result<u64, No> {
         let floor = self.floors.iter().max_by_key(|(_, floor, _)| *floor);
         let ceiling = self.ceilings.iter().min_by_key(|(_, ceiling, _)| *ceiling);
-        if let (Some((below, floor, _)), Some((above, ceiling, _))) = (floor, ceiling)
-            && floor > ceiling
+        if let (Some(below), Some(above)) = (floor, ceiling)
+            && below.1 > above.1
         {
-            let show = |value| super::amount(self.resource, value);
-            let message = format!("{below} {} is above {above} {}", show(*floor), show(*ceiling));
+            let said =
+                |(kind, value, detail): &(StepKind, u64, String)| said(*kind, *value, detail, self.resource);
+            let message = format!("{} is above {}", said(below), said(above));
             return Err((Reason::BoundsDisjoint, message));
         }
         let mut value = value;

@@ -47,8 +47,10 @@ pub enum StepKind {
     Percentile,
     /// Times the safety factor.
     SafetyFactor,
-    /// The size of the adaptive strategy's expert.
+    /// The size that the adaptive strategy's expert asks for.
     Expert,
+    /// What the adaptive strategy makes of it now: it goes up at once and comes down calmly.
+    Paced,
     /// The value of the user's formula.
     Expression,
     /// Present use, which the thresholds are compared with.
@@ -111,6 +113,7 @@ impl fmt::Display for StepKind {
             Self::Percentile => "percentile",
             Self::SafetyFactor => "safety factor",
             Self::Expert => "expert",
+            Self::Paced => "paced",
             Self::Expression => "expression",
             Self::Use => "use",
             Self::ThresholdUp => "above the upper threshold",
@@ -160,8 +163,14 @@ pub(super) fn readable(resource: Resource, value: u64) -> String {
     format!("{}.{}Mi", tenths / 10, tenths % 10)
 }
 
-/// The steps as one line.
+/// The steps as one line, each with what there is to say about it.
 pub(super) fn line(steps: &[Step], resource: Resource) -> String {
-    let steps = steps.iter().map(|step| format!("{} {}", step.kind, readable(resource, step.value)));
+    let steps = steps.iter().map(|step| said(step.kind, step.value, &step.detail, resource));
     steps.collect::<Vec<_>>().join(" > ")
+}
+
+/// What acted, the value after it, and more about it.
+pub(super) fn said(kind: StepKind, value: u64, detail: &str, resource: Resource) -> String {
+    let value = readable(resource, value);
+    if detail.is_empty() { format!("{kind} {value}") } else { format!("{kind} {value} ({detail})") }
 }

@@ -141,9 +141,17 @@ impl Series<'_> {
             first && cost.expert != target.expert
         });
         let experts: Vec<ExpertOpinion> = chosen.chain(cheapest).map(opinion).collect();
-        let price = experts.first().map_or(0, |chosen| chosen.cost);
+        let (asked, price) = experts.first().map_or((value, 0), |chosen| (chosen.value, chosen.cost));
         let detail = format!("{} over {} minutes at cost {price}", target.expert, target.minutes);
-        steps.push(Step { experts, ..Step::new(StepKind::Expert, value, detail) });
+        steps.push(Step { experts, ..Step::new(StepKind::Expert, asked, detail) });
+        let why = if value > asked {
+            "sizes fall in small steps, some time apart"
+        } else {
+            "the change is too small"
+        };
+        if value != asked {
+            steps.push(Step::new(StepKind::Paced, value, why));
+        }
         Ok(Some(value))
     }
 

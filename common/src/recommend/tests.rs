@@ -62,7 +62,10 @@ fn run(policy: &Policy, declared: Resources, cpu: &[u64], memory: &[u64]) -> Con
 fn before_bounds_the_value_is_the_formula() {
     let r = run(&Policy::default(), resources((1000, 512), (0, 0)), &[100; 10], &[50; 10]);
     assert_eq!((r.cpu.request, r.memory.request), (Some(120), Some(60 << 20)));
-    assert_eq!(r.cpu.explain(Resource::Cpu), "percentile 100m > safety factor 120m");
+    assert_eq!(
+        r.cpu.explain(Resource::Cpu),
+        "percentile 100m (P90 of 10 values) > safety factor 120m (times 1.2)"
+    );
     assert_eq!((r.cpu.limit, r.memory.limit), (None, None));
 }
 
@@ -127,9 +130,15 @@ fn a_new_revision_begins_with_what_adaptive_gave_the_one_before() {
     evidence.others = Some(Box::new(others));
     let declared = resources((2000, 512), (0, 0));
     let cpu = |policy: &Policy| size(policy, &evidence, declared, declared).cpu;
-    assert_eq!(cpu(&policy).explain(Resource::Cpu), "what other pods needed 945m");
+    assert_eq!(
+        cpu(&policy).explain(Resource::Cpu),
+        "what other pods needed 945m (another revision or kind of node may raise, never lower)"
+    );
     policy.strategy = Strategy::Percentile;
-    assert_eq!(cpu(&policy).explain(Resource::Cpu), "what other pods needed 12m");
+    assert_eq!(
+        cpu(&policy).explain(Resource::Cpu),
+        "what other pods needed 12m (another revision or kind of node may raise, never lower)"
+    );
 }
 
 #[test]
@@ -302,7 +311,9 @@ fn a_limit_that_throttled_is_probed_above_and_the_request_only_where_it_moves_wi
     ] {
         let r = size(&policy, &seen, declared, declared);
         assert_eq!((r.cpu.request, r.cpu.limit), (Some(expected.0), expected.1), "{text}");
-        assert!(r.cpu.explain(Resource::Cpu).ends_with(text), "{}", r.cpu.explain(Resource::Cpu));
+        let chain: Vec<String> =
+            r.cpu.steps.iter().map(|s| format!("{} {}", s.kind, amount(Resource::Cpu, s.value))).collect();
+        assert!(chain.join(" > ").ends_with(text), "{chain:?}");
     }
     let kept = size(&Policy::default(), &seen, declared, declared);
     let detail = &kept.cpu.steps.last().unwrap().detail;
