@@ -50,10 +50,11 @@ const VARIABLES: &[(&str, Counterpart)] = &[
 const OWN_NAMESPACE: &str = "optipod-system";
 
 /// What the resource manager does not do and OptiPod does whatever the strategy.
-const DIFFERENCES: [&str; 3] = [
+const DIFFERENCES: [&str; 4] = [
     "memory is not lowered below its highest use in metricsConfig.rollingWindow, which the resource manager does not look at: metricsConfig.memoryPeakFloor: false lowers it all the same",
     "memory is not lowered while its use rises or is near the new size (updateStrategy.memoryDecrease: Guarded)",
     "use is the P90 of the last minutes and not one reading: metricsConfig.percentile: P100 takes the highest",
+    "the request of a Guaranteed pod is its limit, and both move as one number, which holds what a limit has to hold; guaranteed: Hold leaves such pods alone",
 ];
 
 /// Seconds between two looks of the resource manager, unless told otherwise.
@@ -209,6 +210,7 @@ pub fn import(variables: &BTreeMap<String, String>, namespace: &str, name: &str)
             "metricsConfig": {"minimumCoverage": 0},
             "strategy": strategy,
             "updateStrategy": update,
+            "guaranteed": "MoveTogether",
             "reconciliationInterval": format!("{interval}s"),
         },
     });
@@ -267,6 +269,8 @@ MIN_REQUEST_MEMORY=64
                    "minChange": "0%", "cooldown": "300s"})
         );
         assert_eq!(policy["spec"]["metricsConfig"], json!({"minimumCoverage": 0}));
+        assert_eq!(policy["spec"]["guaranteed"], "MoveTogether");
+        assert!(remarks.iter().any(|r| r.contains("Guaranteed pod")), "{remarks:?}");
         assert_eq!(variables(ALL).unwrap().len(), VARIABLES.len(), "the text has every variable");
     }
 

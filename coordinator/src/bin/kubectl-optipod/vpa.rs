@@ -228,9 +228,12 @@ impl Import {
             if !all.iter().all(requests_only) {
                 self.remark("containerPolicies: controlledValues differs between containers: a policy has one answer for all, limits stay".to_owned());
             }
+            self.remark("Guaranteed pods are left alone: limits stay, and no pod leaves its QoS class in place; guaranteed: MoveTogether moves request and limit of such pods as one number".to_owned());
         } else {
             self.update("updateRequestsOnly", false.into());
             self.update("limits", json!({"cpu": {"type": "Ratio"}, "memory": {"type": "Ratio"}}));
+            self.spec.insert("guaranteed".to_owned(), "MoveTogether".into());
+            self.remark("Guaranteed pods are sized as well, request and limit as one number; guaranteed: Hold leaves them alone".to_owned());
         }
     }
 
@@ -405,6 +408,8 @@ mod tests {
         assert_eq!(spec["startup"], json!({"boost": {"cpu": "3x"}, "until": "30s"}));
         assert!(says(&imported, "deployment/front optipod.io/vpa=web"));
         assert!(says(&imported, "minReplicas has no counterpart") && says(&imported, "spec.recommenders"));
+        assert_eq!(spec.get("guaranteed"), None);
+        assert!(says(&imported, "Guaranteed pods are left alone"));
     }
 
     #[test]
@@ -424,6 +429,8 @@ mod tests {
         assert_eq!(plain.policy["spec"]["mode"], "Auto");
         assert_eq!(plain.policy["spec"]["updateStrategy"]["limits"]["cpu"]["type"], "Ratio");
         assert_eq!(plain.policy["spec"]["updateStrategy"]["updateRequestsOnly"], false);
+        assert_eq!(plain.policy["spec"]["guaranteed"], "MoveTogether");
+        assert!(says(&plain, "Guaranteed pods are sized as well"));
     }
 
     #[test]
