@@ -104,10 +104,10 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
             Ok(if report.valid { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         Command::Import { source: Source::Drm { file, name, namespace } } => {
-            output::imported(&[drm::import(&drm::variables(&files::text(file)?)?, namespace, name)?])
+            output::imported(vec![drm::import(&drm::variables(&files::text(file)?)?, namespace, name)])
         }
         Command::Import { source: Source::Vpa { file } } => {
-            output::imported(&vpa::import(&files::objects(std::slice::from_ref(file))?)?)
+            output::imported(vpa::import(&files::objects(std::slice::from_ref(file))?))
         }
         Command::Explain { workload, namespace, context } => {
             let text = explain::fetch(workload, namespace.as_deref(), context.as_deref());

@@ -1,16 +1,17 @@
 //! `import vpa`: `VerticalPodAutoscaler` objects become policies.
 
 use anyhow::{Context as _, Result};
+use optipod_coordinator::api::lint::lint;
 use serde_json::{Map, Value, json};
 
 use crate::files::{Located, is};
-use crate::output::Imported;
+use crate::output::{Imported, Outcomes};
 
 /// Label by which the policy finds the workload: a policy selects by label, an autoscaler by name.
 const LABEL: &str = "optipod.io/vpa";
 
 /// Policies for every autoscaler among some objects.
-pub fn import(objects: &[Located]) -> Result<Vec<Imported>> {
+pub fn import(objects: &[Located]) -> Outcomes {
     let autoscalers = objects.iter().filter(|l| is(&l.object, "autoscaling.k8s.io", "VerticalPodAutoscaler"));
     autoscalers.map(|Located { place, object }| one(object).with_context(|| place.clone())).collect()
 }
@@ -58,7 +59,7 @@ fn one(object: &Value) -> Result<Imported> {
     import.boost(boost.as_ref());
     import.without_counterpart(object);
     import.unknown(object, &policies);
-    Ok(Imported {
+    let mut imported = Imported {
         policy: json!({
             "apiVersion": "optipod.io/v1alpha1",
             "kind": "OptimizationPolicy",
@@ -66,7 +67,25 @@ fn one(object: &Value) -> Result<Imported> {
             "spec": import.spec,
         }),
         remarks: import.remarks,
-    })
+    };
+    leave_out(&mut imported);
+    Ok(imported)
+}
+
+/// Takes out bounds and boosts that an autoscaler may have and a policy may not, such as a factor beyond ours. What is
+/// wrong elsewhere, such as in the selector, would leave a policy that reaches further: it stays and is an error.
+fn leave_out(imported: &mut Imported) {
+    let optional =
+        |field: &str| ["spec.resourceBounds.", "spec.startup."].iter().any(|p| field.starts_with(p));
+    for violation in lint(&imported.policy).violations.into_iter().filter(|v| optional(&v.field)) {
+        let pointer = format!("/{}", violation.field.replace('.', "/"));
+        if let Some((parent, name)) = pointer.rsplit_once('/')
+            && let Some(fields) = imported.policy.pointer_mut(parent).and_then(Value::as_object_mut)
+            && fields.remove(name).is_some()
+        {
+            imported.remarks.push(format!("{violation}: left out"));
+        }
+    }
 }
 
 /// Kinds whose own labels OptiPod looks at, with their groups.
@@ -114,6 +133,11 @@ fn label_value(name: &str) -> String {
     let hash = name.bytes().fold(0x811c_9dc5_u32, |hash, b| (hash ^ u32::from(b)).wrapping_mul(0x0100_0193));
     let start: String = name.chars().take(54).collect();
     format!("{start}-{hash:08x}")
+}
+
+/// A quantity as a policy has it. Kubernetes takes `0.5` for `"0.5"`.
+fn quantity(given: &Value) -> Value {
+    if given.is_f64() { given.to_string().into() } else { given.clone() }
 }
 
 fn name_of(policy: &Value) -> &str {
@@ -244,7 +268,7 @@ impl Import {
         for resource in ["cpu", "memory"] {
             let mut range = Map::new();
             for (theirs, ours) in [("minAllowed", "min"), ("maxAllowed", "max")] {
-                let of = |policy: &&Value| policy.get(theirs).and_then(|list| list.get(resource)).cloned();
+                let of = |policy: &&Value| policy.get(theirs)?.get(resource).map(quantity);
                 let all = on.iter().find(|policy| name_of(policy) == "*").and_then(of);
                 match all.filter(|all| on.iter().all(|policy| of(policy).as_ref() == Some(all))) {
                     Some(bound) => {
@@ -293,7 +317,7 @@ impl Import {
         let size = match (cpu.get("type").and_then(Value::as_str), cpu.get("factor"), cpu.get("quantity")) {
             (Some("Quantity"), _, Some(quantity)) => {
                 self.remark("startupBoost: a quantity is the size while starting here; the autoscaler adds it to the request".to_owned());
-                quantity.clone()
+                self::quantity(quantity)
             }
             (_, Some(factor), _) => format!("{factor}x").into(),
             _ => {
@@ -374,8 +398,8 @@ mod tests {
         let text = format!(
             "apiVersion: autoscaling.k8s.io/v1\nkind: VerticalPodAutoscaler\nmetadata: {{name: web, namespace: shop}}\nspec: {spec}"
         );
-        let mut all = import(&parse(&text, "vpa.yaml").unwrap()).unwrap();
-        let one = all.remove(0);
+        let mut all = import(&parse(&text, "vpa.yaml").unwrap());
+        let one = all.remove(0).unwrap();
         assert_eq!(lint(&one.policy).violations, [], "{}", one.policy);
         one
     }
@@ -389,7 +413,7 @@ mod tests {
         let imported = imported(
             "{targetRef: {apiVersion: apps/v1, kind: Deployment, name: front}, updatePolicy: {updateMode: InPlaceOrRecreate, minReplicas: 1},
               resourcePolicy: {containerPolicies: [
-                {containerName: '*', minAllowed: {cpu: 50m, memory: 64Mi}, maxAllowed: {cpu: '2'}, controlledResources: [cpu], controlledValues: RequestsOnly},
+                {containerName: '*', minAllowed: {cpu: 0.05, memory: 64Mi}, maxAllowed: {cpu: '2'}, controlledResources: [cpu], controlledValues: RequestsOnly},
                 {containerName: istio-proxy, mode: 'Off'}]},
               startupBoost: {cpu: {type: Factor, factor: 3, durationSeconds: 30}}, recommenders: [{name: other}]}",
         );
@@ -398,7 +422,7 @@ mod tests {
         assert_eq!(spec["mode"], "Auto");
         assert_eq!(
             spec["resourceBounds"],
-            json!({"cpu": {"min": "50m", "max": "2"}, "memory": {"min": "64Mi"}})
+            json!({"cpu": {"min": "0.05", "max": "2"}, "memory": {"min": "64Mi"}})
         );
         assert_eq!(spec["updateStrategy"], json!({"allowRecreate": true, "resources": ["cpu"]}));
         assert_eq!(
@@ -441,6 +465,28 @@ mod tests {
         );
         assert_eq!(imported.policy["spec"]["resourceBounds"], json!({"memory": {"max": "1Gi"}}));
         assert!(says(&imported, "minAllowed.cpu is not the same"));
+    }
+
+    #[test]
+    fn values_beyond_those_of_a_policy_are_left_out_and_named() {
+        let imported = imported(
+            "{targetRef: {kind: Deployment, name: front}, startupBoost: {cpu: {factor: 12}}, resourcePolicy: {containerPolicies: [
+                {containerName: '*', minAllowed: {cpu: 4, memory: 100}, maxAllowed: {cpu: 2, memory: 1Gi}}]}}",
+        );
+        let spec = &imported.policy["spec"];
+        assert_eq!(spec["resourceBounds"], json!({"memory": {"max": "1Gi"}}));
+        assert_eq!(spec["startup"]["boost"], json!({}));
+        for part in [
+            "spec.startup.boost.cpu: \"12x\" is not a boost",
+            "spec.resourceBounds.memory.min: \"100\" is too little",
+            "spec.resourceBounds.cpu: min 4 is above max 2",
+        ] {
+            assert!(
+                imported.remarks.iter().any(|r| r.starts_with(part) && r.ends_with(": left out")),
+                "{part}: {:?}",
+                imported.remarks
+            );
+        }
     }
 
     #[test]
@@ -521,7 +567,10 @@ mod tests {
     fn an_object_without_target_is_named() {
         let text =
             "apiVersion: autoscaling.k8s.io/v1\nkind: VerticalPodAutoscaler\nmetadata: {name: web}\nspec: {}";
-        let error = format!("{:#}", import(&parse(text, "vpa.yaml").unwrap()).unwrap_err());
+        let good = text.replace("{}", "{targetRef: {kind: Deployment, name: front}}");
+        let both = import(&parse(&format!("{text}\n---\n{good}"), "vpa.yaml").unwrap());
+        let error = format!("{:#}", both[0].as_ref().unwrap_err());
+        assert!(both[1].is_ok(), "one that says nothing does not keep the others back");
         assert!(error.contains("VerticalPodAutoscaler/web") && error.contains("targetRef.kind"), "{error}");
     }
 }
