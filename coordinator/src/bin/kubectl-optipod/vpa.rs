@@ -42,11 +42,12 @@ fn one(object: &Value) -> Result<Imported> {
     };
     import.remark("delete the autoscaler, or set its updateMode to Off, before this policy has mode Auto: OptiPod stands back from workloads that another one sizes".to_owned());
     import.mode(text("/spec/updatePolicy/updateMode"));
-    // what its recommender does unless told otherwise
+    // what its recommender does unless told otherwise; half of so long a window would be four days
     import.spec.insert(
         "metricsConfig".to_owned(),
-        json!({"rollingWindow": "192h", "percentile": "P90", "safetyFactor": 1.15}),
+        json!({"rollingWindow": "192h", "percentile": "P90", "safetyFactor": 1.15, "minimumCoverage": 0.05}),
     );
+    import.remark("nothing shrinks before a twentieth of the eight days, some ten hours, has data (metricsConfig.minimumCoverage: 0.05): the autoscaler acts within a day, too; a larger share waits for more".to_owned());
     let mut selector = json!({"workloadKinds": [kind], by: labels});
     let policies = object.pointer("/spec/resourcePolicy/containerPolicies").and_then(Value::as_array);
     let policies = policies.cloned().unwrap_or_default();
@@ -453,6 +454,8 @@ mod tests {
         assert_eq!(plain.policy["spec"]["mode"], "Auto");
         assert_eq!(plain.policy["spec"]["updateStrategy"]["limits"]["cpu"]["type"], "Ratio");
         assert_eq!(plain.policy["spec"]["updateStrategy"]["updateRequestsOnly"], false);
+        assert_eq!(plain.policy["spec"]["metricsConfig"]["minimumCoverage"], 0.05);
+        assert!(says(&plain, "nothing shrinks before a twentieth of the eight days"));
         assert_eq!(plain.policy["spec"]["guaranteed"], "MoveTogether");
         assert!(says(&plain, "Guaranteed pods are sized as well"));
     }
