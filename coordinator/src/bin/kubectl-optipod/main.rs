@@ -42,7 +42,7 @@ enum Command {
     },
     /// Shows what is recommended for a workload, how it came about, and what became of it.
     Explain {
-        /// KIND/NAME, such as deployment/web.
+        /// KIND/NAME, such as deployment/web, with the kind as kubectl takes it.
         workload: String,
         /// Namespace of the workload. Default: that of the kubeconfig.
         #[arg(long, short)]
