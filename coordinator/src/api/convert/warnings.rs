@@ -46,7 +46,7 @@ fn near(kind: &str) -> Option<&'static str> {
 }
 
 /// Letters to insert, remove or replace on the way from one text to the other.
-fn edits(from: &str, to: &str) -> usize {
+pub fn edits(from: &str, to: &str) -> usize {
     let mut row: Vec<usize> = (0..=to.len()).collect();
     for (i, a) in from.bytes().enumerate() {
         let mut before = i;

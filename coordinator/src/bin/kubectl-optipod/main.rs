@@ -30,7 +30,7 @@ struct Arguments {
 enum Command {
     /// Names everything that is wrong with policies in files, without a cluster. Fails when something is.
     Lint {
-        /// YAML files, or - for standard input. Objects of other kinds are passed over.
+        /// YAML files, or - for standard input. Objects of other kinds are passed over, and named.
         #[arg(required = true)]
         files: Vec<PathBuf>,
     },
@@ -101,6 +101,9 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
         Command::Lint { files } => {
             let report = lint::report(&files::objects(files)?);
             output::print(&report.text)?;
+            if !report.passed_over.is_empty() {
+                output::error(&format!("passed over: {}", report.passed_over.join(", ")));
+            }
             Ok(if report.valid { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         Command::Import { source: Source::Drm { file, name, namespace } } => {
