@@ -42,10 +42,13 @@ fn the_guide_explains_every_warning_and_no_other() {
         "selector": {"namespaces": {"allow": ["a"], "deny": ["a"]}, "workloadKinds": ["Deployments"]},
         "metricsConfig": {"provider": "prometheus"},
         "strategy": {"type": "Percentile", "objective": "Safe"},
-        "updateStrategy": {"allowRecreate": true, "limits": {"cpu": {"type": "Ratio"}}, "rollback": {"onOOM": false}},
+        "resourceBounds": {"enforced": true},
+        "updateStrategy": {"allowInPlaceResize": false, "allowRecreate": true, "limits": {"cpu": {"type": "Ratio"}}, "rollback": {"onOOM": false}},
     });
-    let of_a_policy = warnings(&serde_json::from_value(everything).unwrap());
-    let of_a_policy = of_a_policy.iter().map(|warning| warning.condition);
+    let known = json!({"mode": "Auto", "replacement": "Known"});
+    let policies: Vec<_> =
+        [everything, known].map(|spec| warnings(&serde_json::from_value(spec).unwrap())).into();
+    let of_a_policy = policies.iter().flatten().map(|warning| warning.condition);
     let expected: BTreeSet<_> =
         of_a_policy.chain(["Conflict", "Enforced", "ProtectedNamespaceOnly"]).collect();
     let guide = guide();
@@ -129,6 +132,23 @@ mod conversion {
             ),
             (
                 json!({"guaranteed": "MoveTogether", "updateStrategy": {"limits": {"cpu": {"type": "Ratio"}}}}),
+                None,
+            ),
+            (json!({"mode": "Auto", "replacement": "Accept"}), None),
+            (json!({"mode": "Auto"}), Some("ReplacementSizeUnknown")),
+            (json!({"mode": "Auto", "replacement": "Known"}), Some("DecreasesHeld")),
+            (json!({"replacement": "Known", "updateStrategy": {"allowInPlaceResize": false}}), None),
+            (
+                json!({"mode": "Auto", "replacement": "Accept", "updateStrategy": {"allowInPlaceResize": false}}),
+                Some("NothingResized"),
+            ),
+            (json!({"resourceBounds": {"enforced": true}}), Some("NothingEnforced")),
+            (
+                json!({"resourceBounds": {"enforced": true, "cpu": {}, "relativeToDeclared": {"memory": {}}}}),
+                Some("NothingEnforced"),
+            ),
+            (
+                json!({"resourceBounds": {"enforced": true, "relativeToDeclared": {"cpu": {"min": "-20%"}}}}),
                 None,
             ),
             (json!({"updateStrategy": {"rollback": {"onThrottle": "5%"}}}), Some("RollbackUnsupported")),

@@ -2,7 +2,8 @@
 
 use super::strategy_type;
 use crate::api::v1alpha1::{
-    Guaranteed, Limits, Mode, OptimizationPolicySpec, Provider, Replacement, Rollback, StrategyType,
+    Bounds, Guaranteed, Limits, Mode, OptimizationPolicySpec, Provider, RelativeRange, Replacement, Rollback,
+    StrategyType,
 };
 
 /// Something in a policy that is accepted and does not do all that it seems to say.
@@ -26,6 +27,12 @@ impl std::fmt::Display for Warning {
 
 /// Type of the condition of a policy that is valid and in charge of nothing.
 pub const NOTHING_SELECTED: &str = "NothingSelected";
+
+/// Type of the condition of a policy in mode `Auto` that allows no way to resize.
+pub const NOTHING_RESIZED: &str = "NothingResized";
+
+/// Type of the condition of a policy that raises and never lowers.
+pub const DECREASES_HELD: &str = "DecreasesHeld";
 
 /// Kinds that pods come from without an operator, and Argo's.
 const KINDS: [&str; 8] =
@@ -67,17 +74,37 @@ const NOT_IN_THIS_VERSION: &str = "NotInThisVersion";
 /// for each type of condition at most.
 pub fn warnings(spec: &OptimizationPolicySpec) -> Vec<Warning> {
     let selecting = [denied(spec), mistaken_kinds(spec)];
-    let updating = [replacement(spec), recreation(spec), limits(spec), rollback(spec)];
-    let sizing = [stand_in(spec), unused(spec)];
+    let updating = [in_place(spec), replacement(spec), recreation(spec), limits(spec), rollback(spec)];
+    let sizing = [stand_in(spec), unused(spec), nothing_enforced(spec)];
     updating.into_iter().chain(sizing).chain(selecting).flatten().collect()
 }
 
+fn in_place(spec: &OptimizationPolicySpec) -> Option<Warning> {
+    (spec.mode == Mode::Auto && !spec.update_strategy.allow_in_place_resize).then(|| Warning {
+        condition: NOTHING_RESIZED,
+        reason: "InPlaceNotAllowed",
+        field: "spec.updateStrategy.allowInPlaceResize",
+        message: "the mode is Auto, and resizing in place, which is all that this version does, is not allowed: set updateStrategy.allowInPlaceResize: true, or mode: Recommend".to_owned(),
+    })
+}
+
 fn replacement(spec: &OptimizationPolicySpec) -> Option<Warning> {
-    (spec.mode == Mode::Auto && spec.replacement == Replacement::Auto).then(|| Warning {
-        condition: "ReplacementSizeUnknown",
+    let (condition, message) = match spec.replacement {
+        Replacement::Auto => (
+            "ReplacementSizeUnknown",
+            "replaced pods start at the size of their template: no admission webhook runs in this version; set replacement: Accept or Known to choose",
+        ),
+        Replacement::Known => (
+            DECREASES_HELD,
+            "replacement: Known holds every decrease: no admission webhook runs in this version, and replaced pods start at the size of their template; replacement: Accept lowers all the same",
+        ),
+        Replacement::Accept => return None,
+    };
+    (spec.mode == Mode::Auto).then(|| Warning {
+        condition,
         reason: "NoAdmissionWebhook",
         field: "spec.replacement",
-        message: "replaced pods start at the size of their template: no admission webhook runs in this version; set replacement: Accept or Known to choose".to_owned(),
+        message: message.to_owned(),
     })
 }
 
@@ -150,6 +177,21 @@ fn unused(spec: &OptimizationPolicySpec) -> Option<Warning> {
             "the strategy is {kind:?}, which does not use {}: what is given there is checked and has no effect",
             unused.join(", ")
         ),
+    })
+}
+
+fn nothing_enforced(spec: &OptimizationPolicySpec) -> Option<Warning> {
+    let bounds = &spec.resource_bounds;
+    let given = |bounds: &Option<Bounds>| bounds.as_ref().is_some_and(|b| *b != Bounds::default());
+    let relative = bounds.relative_to_declared.clone().unwrap_or_default();
+    let moved =
+        |range: &Option<RelativeRange>| range.as_ref().is_some_and(|r| *r != RelativeRange::default());
+    let any = given(&bounds.cpu) || given(&bounds.memory) || moved(&relative.cpu) || moved(&relative.memory);
+    (bounds.enforced && !any).then(|| Warning {
+        condition: "NothingEnforced",
+        reason: "NoBounds",
+        field: "spec.resourceBounds.enforced",
+        message: "resourceBounds.enforced makes bounds hold for workloads of other policies, and there are none: set cpu, memory or relativeToDeclared, or leave enforced out".to_owned(),
     })
 }
 
