@@ -132,6 +132,14 @@ mod conversion {
             ),
             (
                 json!({"guaranteed": "MoveTogether", "updateStrategy": {"limits": {"cpu": {"type": "Ratio"}}}}),
+                Some("LimitsUnused"),
+            ),
+            (
+                json!({"updateStrategy": {"updateRequestsOnly": false, "resources": ["memory"], "limits": {"cpu": {"type": "Ratio"}}}}),
+                Some("LimitsUnused"),
+            ),
+            (
+                json!({"updateStrategy": {"updateRequestsOnly": false, "resources": ["cpu"], "limits": {"cpu": {"type": "Ratio"}}}}),
                 None,
             ),
             (json!({"mode": "Auto", "replacement": "Accept"}), None),

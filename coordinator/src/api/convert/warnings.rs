@@ -2,8 +2,8 @@
 
 use super::strategy_type;
 use crate::api::v1alpha1::{
-    Bounds, Guaranteed, Limits, Mode, OptimizationPolicySpec, Provider, RelativeRange, Replacement, Rollback,
-    StrategyType,
+    Bounds, Guaranteed, Limits, Mode, OptimizationPolicySpec, Provider, RelativeRange, Replacement,
+    ResourceName, Rollback, StrategyType,
 };
 
 /// Something in a policy that is accepted and does not do all that it seems to say.
@@ -119,14 +119,30 @@ fn recreation(spec: &OptimizationPolicySpec) -> Option<Warning> {
 }
 
 fn limits(spec: &OptimizationPolicySpec) -> Option<Warning> {
-    let update = &spec.update_strategy;
-    let moves = !update.update_requests_only || spec.guaranteed == Guaranteed::MoveTogether;
-    (!moves && update.limits != Limits::default()).then(|| Warning {
-        condition: "LimitsUnused",
-        reason: "RequestsOnly",
-        field: "spec.updateStrategy.limits",
-        message: "updateStrategy.limits says how limits follow, and updateRequestsOnly keeps them where they are: set updateRequestsOnly: false, or leave limits out".to_owned(),
-    })
+    let (update, default) = (&spec.update_strategy, Limits::default());
+    let (reason, message) = if update.update_requests_only && update.limits != default {
+        // a Guaranteed pod has one number, whatever the rules
+        let rest = match spec.guaranteed {
+            Guaranteed::Hold => "",
+            Guaranteed::MoveTogether => {
+                "; guaranteed: MoveTogether moves limits of Guaranteed pods, without these rules"
+            }
+        };
+        let message = "updateStrategy.limits says how limits follow, and updateRequestsOnly keeps them where they are: set updateRequestsOnly: false, or leave limits out";
+        ("RequestsOnly", format!("{message}{rest}"))
+    } else {
+        let given = [
+            (ResourceName::Cpu, "cpu", update.limits.cpu != default.cpu),
+            (ResourceName::Memory, "memory", update.limits.memory != default.memory),
+        ];
+        let (_, name, _) =
+            given.into_iter().find(|(resource, _, given)| *given && !update.resources.contains(resource))?;
+        let message = format!(
+            "updateStrategy.limits.{name} is of a resource that updateStrategy.resources does not name: it is recommended and not written; add {name} to resources, or leave limits.{name} out"
+        );
+        ("NotControlled", message)
+    };
+    Some(Warning { condition: "LimitsUnused", reason, field: "spec.updateStrategy.limits", message })
 }
 
 fn rollback(spec: &OptimizationPolicySpec) -> Option<Warning> {

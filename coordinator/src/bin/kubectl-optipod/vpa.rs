@@ -256,7 +256,10 @@ impl Import {
             self.remark("Guaranteed pods are left alone: limits stay, and no pod leaves its QoS class in place; guaranteed: MoveTogether moves request and limit of such pods as one number".to_owned());
         } else {
             self.update("updateRequestsOnly", false.into());
-            self.update("limits", json!({"cpu": {"type": "Ratio"}, "memory": {"type": "Ratio"}}));
+            let limits =
+                ["cpu", "memory"].into_iter().filter(|name| common.is_empty() || common.contains(name));
+            let limits: Map<_, _> = limits.map(|name| (name.to_owned(), json!({"type": "Ratio"}))).collect();
+            self.update("limits", limits.into());
             self.spec.insert("guaranteed".to_owned(), "MoveTogether".into());
             self.remark("Guaranteed pods are sized as well, request and limit as one number; guaranteed: Hold leaves them alone".to_owned());
         }
@@ -454,6 +457,10 @@ mod tests {
         assert_eq!(plain.policy["spec"]["mode"], "Auto");
         assert_eq!(plain.policy["spec"]["updateStrategy"]["limits"]["cpu"]["type"], "Ratio");
         assert_eq!(plain.policy["spec"]["updateStrategy"]["updateRequestsOnly"], false);
+        let memory = imported(&format!(
+            "{{{target}, resourcePolicy: {{containerPolicies: [{{containerName: '*', controlledResources: [memory]}}]}}}}"
+        ));
+        assert_eq!(memory.policy["spec"]["updateStrategy"]["limits"], json!({"memory": {"type": "Ratio"}}));
         assert_eq!(plain.policy["spec"]["metricsConfig"]["minimumCoverage"], 0.05);
         assert!(says(&plain, "nothing shrinks before a twentieth of the eight days"));
         assert_eq!(plain.policy["spec"]["guaranteed"], "MoveTogether");
