@@ -181,26 +181,45 @@ mod conversion {
 
     #[test]
     fn what_is_for_another_strategy_is_told() {
-        for (value, unused) in [
-            (json!({"metricsConfig": {"percentile": "P95"}}), None),
+        let percentile = json!({"percentile": "P95"});
+        let factor = json!({"safetyFactor": 2});
+        let one = json!({"expression": {"cpu": "cpu.mean"}});
+        let both = json!({"expression": {"cpu": "cpu.mean", "memory": "memory.peak"}});
+        let adaptive = json!({"type": "Adaptive"});
+        let threshold = json!({"type": "Threshold"});
+        for (metrics, strategy, scope, told) in [
+            (&percentile, &json!({}), "Workload", None),
+            (&percentile, &adaptive, "Workload", Some("does not use metricsConfig.percentile: ")),
+            (&factor, &adaptive, "Workload", Some("does not use metricsConfig.safetyFactor: ")),
+            (&factor, &adaptive, "Pod", Some("only where use of a single pod (scope: Pod) raises a size")),
+            (&percentile, &threshold, "Pod", None),
             (
-                json!({"metricsConfig": {"percentile": "P95"}, "strategy": {"type": "Adaptive"}}),
-                Some("metricsConfig.percentile"),
+                &factor,
+                &threshold,
+                "Workload",
+                Some("uses metricsConfig.safetyFactor only where use of other revisions raises"),
+            ),
+            (&factor, &threshold, "Pod", Some("only where use of other revisions or of a single pod")),
+            (&factor, &one, "Workload", None),
+            (&factor, &both, "Workload", Some("only where use of other revisions raises")),
+            (&json!({}), &json!({"objective": "Safe"}), "Workload", None),
+            (
+                &json!({}),
+                &json!({"type": "Percentile", "objective": "Safe"}),
+                "Workload",
+                Some("does not use strategy.objective: "),
             ),
             (
-                json!({"metricsConfig": {"safetyFactor": 2}, "strategy": {"type": "Threshold"}}),
-                Some("metricsConfig.safetyFactor"),
+                &factor,
+                &json!({"type": "Threshold", "objective": "Safe"}),
+                "Workload",
+                Some("has no effect; it uses metricsConfig.safetyFactor only"),
             ),
-            (
-                json!({"metricsConfig": {"safetyFactor": 2}, "strategy": {"expression": {"cpu": "cpu.mean"}}}),
-                None,
-            ),
-            (json!({"strategy": {"objective": "Safe"}}), None),
-            (json!({"strategy": {"type": "Percentile", "objective": "Safe"}}), Some("strategy.objective")),
         ] {
-            let told = warnings(&spec(value.clone())).into_iter().find(|w| w.condition == "FieldsUnused");
-            assert_eq!(told.is_some(), unused.is_some(), "{value} {told:?}");
-            assert!(told.is_none_or(|w| w.message.contains(unused.unwrap())), "{value}");
+            let value = json!({"metricsConfig": metrics, "strategy": strategy, "scope": scope});
+            let found = warnings(&spec(value.clone())).into_iter().find(|w| w.condition == "FieldsUnused");
+            assert_eq!(found.is_some(), told.is_some(), "{value} {found:?}");
+            assert!(found.as_ref().is_none_or(|w| w.message.contains(told.unwrap())), "{value} {found:?}");
         }
     }
 

@@ -3,7 +3,7 @@
 use super::strategy_type;
 use crate::api::v1alpha1::{
     Bounds, Guaranteed, Limits, Mode, OptimizationPolicySpec, Provider, RelativeRange, Replacement,
-    ResourceName, Rollback, StrategyType,
+    ResourceName, Rollback, Scope, StrategyType,
 };
 
 /// Something in a policy that is accepted and does not do all that it seems to say.
@@ -173,27 +173,58 @@ fn stand_in(spec: &OptimizationPolicySpec) -> Option<Warning> {
 fn unused(spec: &OptimizationPolicySpec) -> Option<Warning> {
     use StrategyType::{Adaptive, Expression, Percentile, Threshold};
     let (strategy, metrics, kind) = (&spec.strategy, &spec.metrics_config, strategy_type(spec));
-    let unused: Vec<&str> = [
-        (strategy.objective.is_some(), &[Adaptive][..], "strategy.objective"),
-        (strategy.threshold.is_some(), &[Threshold], "strategy.threshold"),
-        (strategy.expression.is_some(), &[Expression], "strategy.expression"),
-        // a resource without a formula follows the percentile times the factor
-        (metrics.percentile.is_some(), &[Percentile, Expression, Threshold], "metricsConfig.percentile"),
-        (metrics.safety_factor.is_some(), &[Percentile, Expression], "metricsConfig.safetyFactor"),
-    ]
-    .into_iter()
-    .filter(|(given, kinds, _)| *given && !kinds.contains(&kind))
-    .map(|(_, _, name)| name)
-    .collect();
-    (!unused.is_empty()).then(|| Warning {
+    let by_pod = spec.scope == Scope::Pod;
+    // a resource without a formula follows the percentile times the factor
+    let formulas = strategy.expression.as_ref().is_some_and(|e| e.cpu.is_some() && e.memory.is_some());
+    let margin = match kind {
+        Percentile => Use::Full,
+        Expression if !formulas => Use::Full,
+        Adaptive if !by_pod => Use::None,
+        Adaptive | Expression | Threshold => Use::Part,
+    };
+    let of = |uses: bool| if uses { Use::Full } else { Use::None };
+    let given = [
+        (strategy.objective.is_some(), of(kind == Adaptive), "strategy.objective"),
+        (strategy.threshold.is_some(), of(kind == Threshold), "strategy.threshold"),
+        (strategy.expression.is_some(), of(kind == Expression), "strategy.expression"),
+        (
+            metrics.percentile.is_some(),
+            if kind == Threshold { Use::Full } else { margin },
+            "metricsConfig.percentile",
+        ),
+        (metrics.safety_factor.is_some(), margin, "metricsConfig.safetyFactor"),
+    ];
+    let named = |used: Use| {
+        let names = given.iter().filter(|(given, use_, _)| *given && *use_ == used).map(|(.., name)| *name);
+        names.collect::<Vec<_>>().join(", ")
+    };
+    let (unused, part) = (named(Use::None), named(Use::Part));
+    let mut said = Vec::new();
+    if !unused.is_empty() {
+        said.push(format!("does not use {unused}: what is given there is checked and has no effect"));
+    }
+    if !part.is_empty() {
+        let whose = match (kind, by_pod) {
+            (Adaptive, _) => "a single pod (scope: Pod)",
+            (_, true) => "other revisions or of a single pod (scope: Pod)",
+            (_, false) => "other revisions",
+        };
+        said.push(format!("uses {part} only where use of {whose} raises a size"));
+    }
+    (!said.is_empty()).then(|| Warning {
         condition: "FieldsUnused",
         reason: "OtherStrategy",
         field: "spec.strategy",
-        message: format!(
-            "the strategy is {kind:?}, which does not use {}: what is given there is checked and has no effect",
-            unused.join(", ")
-        ),
+        message: format!("the strategy is {kind:?}, which {}", said.join("; it ")),
     })
+}
+
+/// How much a strategy does with a field.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Use {
+    Full,
+    Part,
+    None,
 }
 
 fn nothing_enforced(spec: &OptimizationPolicySpec) -> Option<Warning> {
