@@ -45,7 +45,7 @@ fn the_guide_explains_every_warning_and_no_other() {
         "resourceBounds": {"enforced": true},
         "updateStrategy": {"allowInPlaceResize": false, "allowRecreate": true, "limits": {"cpu": {"type": "Ratio"}}, "rollback": {"onOOM": false}},
     });
-    let known = json!({"mode": "Auto", "replacement": "Known"});
+    let known = json!({"mode": "Auto", "replacement": "Known", "resourceBounds": {"cpu": {"min": 100}}});
     let policies: Vec<_> =
         [everything, known].map(|spec| warnings(&serde_json::from_value(spec).unwrap())).into();
     let of_a_policy = policies.iter().flatten().map(|warning| warning.condition);
@@ -150,6 +150,10 @@ mod conversion {
                 json!({"mode": "Auto", "replacement": "Accept", "updateStrategy": {"allowInPlaceResize": false}}),
                 Some("NothingResized"),
             ),
+            (json!({"resourceBounds": {"cpu": {"min": 100}}}), Some("ManyCores")),
+            (json!({"resourceBounds": {"cpu": {"min": 63, "max": "64"}}}), Some("ManyCores")),
+            (json!({"startup": {"boost": {"cpu": "500"}}}), Some("ManyCores")),
+            (json!({"resourceBounds": {"cpu": {"min": "100m", "max": 63}}}), None),
             (json!({"resourceBounds": {"enforced": true}}), Some("NothingEnforced")),
             (
                 json!({"resourceBounds": {"enforced": true, "cpu": {}, "relativeToDeclared": {"memory": {}}}}),

@@ -2,7 +2,7 @@
 
 use super::strategy_type;
 use crate::api::v1alpha1::{
-    Bounds, Guaranteed, Limits, Mode, OptimizationPolicySpec, Provider, RelativeRange, Replacement,
+    Amount, Bounds, Guaranteed, Limits, Mode, OptimizationPolicySpec, Provider, RelativeRange, Replacement,
     ResourceName, Rollback, Scope, StrategyType,
 };
 
@@ -75,7 +75,7 @@ const NOT_IN_THIS_VERSION: &str = "NotInThisVersion";
 pub fn warnings(spec: &OptimizationPolicySpec) -> Vec<Warning> {
     let selecting = [denied(spec), mistaken_kinds(spec)];
     let updating = [in_place(spec), replacement(spec), recreation(spec), limits(spec), rollback(spec)];
-    let sizing = [stand_in(spec), unused(spec), nothing_enforced(spec)];
+    let sizing = [stand_in(spec), unused(spec), many_cores(spec), nothing_enforced(spec)];
     updating.into_iter().chain(sizing).chain(selecting).flatten().collect()
 }
 
@@ -225,6 +225,31 @@ enum Use {
     Full,
     Part,
     None,
+}
+
+/// Whole cores that are as likely to have been meant as millicores.
+const MANY_CORES: u64 = 64;
+
+fn many_cores(spec: &OptimizationPolicySpec) -> Option<Warning> {
+    let bounds = spec.resource_bounds.cpu.clone().unwrap_or_default();
+    let boost = spec.startup.boost.clone().unwrap_or_default();
+    let given = [
+        ("spec.resourceBounds.cpu.min", bounds.min),
+        ("spec.resourceBounds.cpu.max", bounds.max),
+        ("spec.startup.boost.cpu", boost.cpu),
+    ];
+    let many = |amount: &Amount| amount.as_str().parse().is_ok_and(|cores: u64| cores >= MANY_CORES);
+    let (field, amount) =
+        given.into_iter().find_map(|(field, amount)| Some((field, amount.filter(|amount| many(amount))?)))?;
+    Some(Warning {
+        condition: "ManyCores",
+        reason: "NoUnit",
+        field,
+        message: format!(
+            "{} is {amount} cores, as CPU without a unit is counted in cores: write {amount}m where millicores are meant",
+            field.trim_start_matches("spec.")
+        ),
+    })
 }
 
 fn nothing_enforced(spec: &OptimizationPolicySpec) -> Option<Warning> {
