@@ -410,6 +410,24 @@ fn each_container_is_named_with_what_is_done_with_it() {
 }
 
 #[test]
+fn each_resource_of_a_container_has_its_own_reason() {
+    let reason_of = |spec: Value| {
+        let mut world = World::new();
+        world.deployment("default", "web", &too_much(), LITTLE);
+        world.policy("default", "p", &spec);
+        world.run(seconds(180));
+        world.recommendations.values().next().unwrap().containers[0].reason.clone()
+    };
+    let memory_only = json!({"updateStrategy": {"resources": ["memory"], "memoryDecrease": "Never"}});
+    assert_eq!(reason_of(memory_only), "cpu: NotControlled, memory: MemoryDecreaseForbidden");
+    let long = json!({"metricsConfig": {"rollingWindow": "24h"}});
+    assert_eq!(reason_of(long), "InsufficientCoverage");
+    let cpu_wrong = json!({"strategy": {"type": "Expression", "expression": {"cpu": "1.0 - cpu.limit"}},
+        "updateStrategy": {"memoryDecrease": "Never"}});
+    assert_eq!(reason_of(cpu_wrong), "cpu: ExpressionFailed, memory: MemoryDecreaseForbidden");
+}
+
+#[test]
 fn status_names_the_hundred_workloads_with_most_to_give_back_or_missing() {
     let mut world = World::new();
     let right = resources(("24m", "20Mi"), ("1", "1Gi"));
