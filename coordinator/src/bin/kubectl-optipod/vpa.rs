@@ -241,6 +241,8 @@ impl Import {
                 "containerPolicies: controlledResources differs between containers: a policy has one answer for all, those that all have are taken ({})",
                 if common.is_empty() { "none: the policy only recommends".to_owned() } else { common.join(", ") }
             ));
+        } else if common.is_empty() {
+            self.remark("containerPolicies: controlledResources names neither cpu nor memory: the policy only recommends".to_owned());
         }
         if common.is_empty() {
             self.spec.insert("mode".to_owned(), "Recommend".into());
@@ -457,6 +459,11 @@ mod tests {
         assert_eq!(plain.policy["spec"]["mode"], "Auto");
         assert_eq!(plain.policy["spec"]["updateStrategy"]["limits"]["cpu"]["type"], "Ratio");
         assert_eq!(plain.policy["spec"]["updateStrategy"]["updateRequestsOnly"], false);
+        let none = imported(&format!(
+            "{{{target}, resourcePolicy: {{containerPolicies: [{{containerName: '*', controlledResources: []}}]}}}}"
+        ));
+        assert_eq!(none.policy["spec"]["mode"], "Recommend");
+        assert!(says(&none, "names neither cpu nor memory: the policy only recommends"));
         let memory = imported(&format!(
             "{{{target}, resourcePolicy: {{containerPolicies: [{{containerName: '*', controlledResources: [memory]}}]}}}}"
         ));
