@@ -132,3 +132,28 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
 fn wait<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn every_command_takes_its_arguments() {
+        Arguments::command().debug_assert();
+        for line in [
+            "lint a.yaml -",
+            "import drm drm.env --name drm --namespace optipod-system",
+            "import vpa -",
+            "explain deploy/web -n shop --context lab",
+            "simulate use.csv -f policy.yaml --cpu-request 500m --memory-limit 1Gi --price-core-hour 1 --price-gibibyte-hour 1",
+            "savings -n shop --price-core-hour 1 --price-gibibyte-hour 1",
+        ] {
+            let words = std::iter::once("kubectl-optipod").chain(line.split(' '));
+            assert!(Arguments::try_parse_from(words).is_ok(), "{line}");
+        }
+        let one = ["kubectl-optipod", "savings", "--price-core-hour", "1"];
+        assert!(Arguments::try_parse_from(one).is_err(), "one price is none");
+    }
+}
