@@ -1,13 +1,30 @@
 //! `lint`: everything that is wrong with policies in files.
 
 use std::fmt::Write as _;
+use std::path::PathBuf;
 
 use optipod_coordinator::api::lint::{is_meant, lint};
 
-use crate::files::Located;
+use crate::files::{self, Located};
+
+/// Looks at all policies in some files. One that cannot be read does not keep the others from being looked at.
+pub fn files(paths: &[PathBuf]) -> Report {
+    let (mut objects, mut unreadable) = (Vec::new(), String::new());
+    for path in paths {
+        match files::objects(std::slice::from_ref(path)) {
+            Ok(mut found) => objects.append(&mut found),
+            // writing to a text cannot fail
+            Err(error) => _ = writeln!(unreadable, "error: {error:#}"),
+        }
+    }
+    let report =
+        if objects.is_empty() && !unreadable.is_empty() { Report::default() } else { report(&objects) };
+    let valid = report.valid && unreadable.is_empty();
+    Report { text: report.text + &unreadable, valid, ..report }
+}
 
 /// What is found.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     /// For people.
     pub text: String,
@@ -18,7 +35,7 @@ pub struct Report {
 }
 
 /// Looks at all policies among some objects.
-pub fn report(objects: &[Located]) -> Report {
+fn report(objects: &[Located]) -> Report {
     let (mut text, mut policies, mut invalid) = (String::new(), 0, 0);
     let (meant, others): (Vec<_>, Vec<_>) = objects.iter().partition(|located| is_meant(&located.object));
     for Located { place, object } in meant {
@@ -82,6 +99,28 @@ items:
         assert_eq!(lines.len(), 5);
         assert_eq!(found.passed_over, ["policies.yaml: ConfigMap/other"]);
         assert!(!report(&[]).valid, "a file without policies is a mistake");
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_named_beside_the_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path
+        };
+        let good = at(
+            "good.yaml",
+            "{apiVersion: optipod.io/v1alpha1, kind: OptimizationPolicy, metadata: {name: good}, spec: {}}",
+        );
+        let broken = at("broken.yaml", "a: [1,");
+        let missing = folder.path().join("missing.yaml");
+        assert!(files(std::slice::from_ref(&good)).valid);
+        let found = files(&[broken, good, missing]);
+        assert!(!found.valid);
+        for part in ["good: valid", "broken.yaml: did not find", "missing.yaml: No such file"] {
+            assert!(found.text.contains(part), "{}", found.text);
+        }
     }
 
     #[test]

@@ -99,7 +99,7 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<ExitCode> {
     match &arguments.command {
         Command::Lint { files } => {
-            let report = lint::report(&files::objects(files)?);
+            let report = lint::files(files);
             output::print(&report.text)?;
             if !report.passed_over.is_empty() {
                 output::error(&format!("passed over: {}", report.passed_over.join(", ")));
