@@ -311,7 +311,6 @@ fn container(size: &ContainerRecommendation, pods: &[PodOutcome]) -> Recommended
             })
             .collect()
     };
-    let held = |sizing: &Sizing| sizing.hold.as_ref().map(|hold| hold.reason.to_string());
     let target = size.target();
     RecommendedContainer {
         name: size.container.clone(),
@@ -320,10 +319,31 @@ fn container(size: &ContainerRecommendation, pods: &[PodOutcome]) -> Recommended
         recommended: (!target.is_empty()).then(|| sizes(&target)),
         lower_bound: bound(|sizing| sizing.lower),
         upper_bound: bound(|sizing| sizing.upper),
-        reason: held(&size.cpu).or_else(|| held(&size.memory)).unwrap_or_default(),
+        reason: reason(size, pods.first()),
         evidence: Some(evidence(&size.evidence)),
         steps: Some(ResourceSteps { cpu: steps(Resource::Cpu), memory: steps(Resource::Memory) }),
         explanation: crate::status::explanation(size) + &differences(&size.container, pods),
+    }
+}
+
+/// Why resources of a container have no recommendation, or why it is not applied to the pod whose size is told.
+fn reason(size: &ContainerRecommendation, pod: Option<&PodOutcome>) -> String {
+    let of = |resource| {
+        let held = pod.into_iter().flat_map(|pod| pod.decision.held());
+        // the size of a change that is fine as it is says nothing
+        let mut held = held.filter(|hold| {
+            hold.container.as_ref() == Some(&size.container)
+                && hold.resource == Some(resource)
+                && hold.reason != Reason::ChangeTooSmall
+        });
+        size.of(resource).hold.as_ref().or_else(|| held.next()).map(|hold| hold.reason)
+    };
+    match (of(Resource::Cpu), of(Resource::Memory)) {
+        (None, None) => String::new(),
+        (Some(cpu), Some(memory)) if cpu == memory => cpu.to_string(),
+        (Some(cpu), Some(memory)) => format!("cpu: {cpu}, memory: {memory}"),
+        (Some(cpu), None) => format!("cpu: {cpu}"),
+        (None, Some(memory)) => format!("memory: {memory}"),
     }
 }
 

@@ -14,7 +14,7 @@ use optipod_common::resources::{Resource, Resources};
 use optipod_common::savings::{Prices, Savings};
 use optipod_common::time::Timestamp;
 
-use crate::api::convert::NOTHING_SELECTED;
+use crate::api::convert::{DECREASES_HELD, NOTHING_RESIZED, NOTHING_SELECTED};
 use crate::api::v1alpha1::{
     ContainerStatus, MAX_WORKLOADS, OptimizationPolicyStatus, Sizes, StrategyRef, Summary, Totals,
     WorkloadPhase, WorkloadStatus,
@@ -194,6 +194,10 @@ fn conditions(
             let message = match (policy.mode, brake) {
                 (Mode::Auto, _) if policy.dry_run => "nothing is resized in a dry run",
                 (Mode::Auto, Some(why)) => why,
+                (Mode::Auto, None) if warned(entry, NOTHING_RESIZED) => {
+                    "nothing is resized: no way to is allowed"
+                }
+                (Mode::Auto, None) if warned(entry, DECREASES_HELD) => "pods are raised and never lowered",
                 (Mode::Auto, None) => "pods are resized",
                 (Mode::Recommend, _) => "nothing is resized in mode Recommend",
                 (Mode::Disabled, _) => "it is disabled",
@@ -224,13 +228,17 @@ fn conditions(
         conditions.push(condition("Enforced", true, "BoundsHold", message));
     }
     let matched = selection.by_policy.get(&entry.key);
-    let said = entry.warnings.iter().any(|warning| warning.condition == NOTHING_SELECTED);
+    let said = warned(entry, NOTHING_SELECTED);
     if matched.is_some_and(Vec::is_empty) && lost.is_none() && bound.is_none() && !said {
         let message =
             "no workload that has pods matches all of spec.selector: look at namespaces, kinds and labels";
         conditions.push(condition(NOTHING_SELECTED, true, "NoWorkloadMatches", message.to_owned()));
     }
     conditions
+}
+
+fn warned(entry: &PolicyEntry, condition: &str) -> bool {
+    entry.warnings.iter().any(|warning| warning.condition == condition)
 }
 
 fn summary(workloads: &[WorkloadStatus], outcomes: &[WorkloadOutcome], before: Option<&Summary>) -> Summary {

@@ -357,6 +357,27 @@ fn policy_of_a_tenant_that_reaches_beyond_its_namespace_does_nothing() {
 }
 
 #[test]
+fn a_policy_that_keeps_pods_from_shrinking_says_so_where_it_says_that_it_is_ready() {
+    for (spec, condition, message) in [
+        (json!({"replacement": "Known"}), "DecreasesHeld", "pods are raised and never lowered"),
+        (
+            json!({"updateStrategy": {"allowInPlaceResize": false}}),
+            "NothingResized",
+            "nothing is resized: no way to is allowed",
+        ),
+    ] {
+        let mut world = World::new();
+        world.policy("default", "gold", &spec);
+        world.deployment("default", "web", &too_much(), LITTLE);
+        world.run(seconds(300));
+        assert!(world.plans().is_empty(), "{spec}: {:?}", world.plans());
+        let conditions = &world.status("default", "gold").conditions;
+        assert_eq!(conditions[0].message, format!("the policy is valid; {message}"), "{spec}");
+        assert!(conditions.iter().any(|c| c.type_ == condition), "{spec}: {conditions:?}");
+    }
+}
+
+#[test]
 fn of_two_policies_the_weightier_acts_and_the_other_says_why_it_does_not() {
     let mut world = World::new();
     world.policy("default", "light", &json!({"resourceBounds": {"cpu": {"min": "500m"}}}));
@@ -523,6 +544,24 @@ fn each_container_is_named_with_what_is_done_with_it() {
     assert_eq!(named, expected);
     let others = status.containers.iter().skip(1);
     assert!(others.clone().all(|c| c.recommended.is_none() && !c.explanation.is_empty()));
+}
+
+#[test]
+fn each_resource_of_a_container_has_its_own_reason() {
+    let reason_of = |spec: Value| {
+        let mut world = World::new();
+        world.deployment("default", "web", &too_much(), LITTLE);
+        world.policy("default", "p", &spec);
+        world.run(seconds(180));
+        world.recommendations.values().next().unwrap().containers[0].reason.clone()
+    };
+    let memory_only = json!({"updateStrategy": {"resources": ["memory"], "memoryDecrease": "Never"}});
+    assert_eq!(reason_of(memory_only), "cpu: NotControlled, memory: MemoryDecreaseForbidden");
+    let long = json!({"metricsConfig": {"rollingWindow": "24h"}});
+    assert_eq!(reason_of(long), "InsufficientCoverage");
+    let cpu_wrong = json!({"strategy": {"type": "Expression", "expression": {"cpu": "1.0 - cpu.limit"}},
+        "updateStrategy": {"memoryDecrease": "Never"}});
+    assert_eq!(reason_of(cpu_wrong), "cpu: ExpressionFailed, memory: MemoryDecreaseForbidden");
 }
 
 #[test]

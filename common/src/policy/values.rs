@@ -131,15 +131,16 @@ impl Share {
     /// From a text such as `10%`.
     ///
     /// # Errors
-    /// When it is not a percentage between 0 % and 100 %.
+    /// When it is not a percentage between 0 % and 100 %, or has more decimals than a share holds.
     pub fn from_percent(text: &str) -> Result<Self, String> {
-        let error = || format!("{text:?} is not a percentage: expected 0% to 100%");
+        let error = || format!("{text:?} is not a percentage: expected 0% to 100% with at most one decimal");
         let number = text.strip_suffix('%').ok_or_else(error)?;
-        if !number.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
+        let (whole, tenths) = number.split_once('.').unwrap_or((number, "0"));
+        if !digits(whole, 3) || !digits(tenths, 1) {
             return Err(error());
         }
-        let value: f64 = number.parse().map_err(|_| error())?;
-        Self::from_f64(value / 100.0).map_err(|_| error())
+        let tenths: u16 = format!("{whole}{tenths}").parse().map_err(|_| error())?;
+        if tenths <= 1000 { Ok(Self(tenths)) } else { Err(error()) }
     }
 }
 
@@ -147,6 +148,10 @@ impl fmt::Display for Share {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}%", f64::from(self.0) / 10.0)
     }
+}
+
+fn digits(text: &str, most: usize) -> bool {
+    (1..=most).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit())
 }
 
 #[allow(
@@ -226,8 +231,6 @@ impl FromStr for Percent {
         };
         let number = text.strip_suffix('%').ok_or_else(error)?;
         let (whole, tenths) = number.split_once('.').unwrap_or((number, "0"));
-        let digits =
-            |s: &str, most: usize| (1..=most).contains(&s.len()) && s.bytes().all(|b| b.is_ascii_digit());
         if !digits(whole, 4) || !digits(tenths, 1) {
             return Err(error());
         }
@@ -390,7 +393,8 @@ mod tests {
     fn shares_and_factors_name_what_is_allowed() {
         assert_eq!(Share::from_percent("10%").unwrap().thousandths(), 100);
         assert_eq!(Share::from_percent("2.5%").unwrap().thousandths(), 25);
-        for bad in ["10", "101%", "-1%", "inf%", "NaN%", "1e1%", "%"] {
+        assert_eq!(Share::from_percent("100.0%").unwrap().thousandths(), 1000);
+        for bad in ["10", "101%", "-1%", "inf%", "NaN%", "1e1%", "%", "0.04%", "100.1%", "1.%", ".5%"] {
             assert!(Share::from_percent(bad).is_err(), "{bad}");
         }
         assert_eq!(Factor::from_f64(1.2).unwrap().times(100), 120);

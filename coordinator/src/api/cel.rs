@@ -170,8 +170,8 @@ pub fn share(example: &str) -> Value {
 /// A percentage from 0 % to 100 %.
 pub fn percentage(example: &str) -> Value {
     rule(
-        "self.matches('^([0-9]{1,2}([.][0-9]{1,3})?|100([.]0{1,3})?)%$')",
-        &format!("must be a percentage from 0% to 100%, such as {example}"),
+        "self.matches('^([0-9]{1,2}([.][0-9])?|100([.]0)?)%$')",
+        &format!("must be a percentage from 0% to 100% with at most one decimal, such as {example}"),
     )
 }
 

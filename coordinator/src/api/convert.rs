@@ -19,9 +19,11 @@ use optipod_common::policy::{
 use super::v1alpha1 as api;
 use check::Check;
 
+pub(super) use check::{is_dns_label, is_dns_subdomain};
 pub use selector::Selector;
 pub use sizing::strategy_type;
-pub use warnings::{NOTHING_SELECTED, Warning, warnings};
+pub(super) use warnings::edits;
+pub use warnings::{DECREASES_HELD, NOTHING_RESIZED, NOTHING_SELECTED, Warning, warnings};
 
 /// Checks a specification and turns it into what decisions are made from.
 ///

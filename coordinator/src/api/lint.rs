@@ -10,11 +10,11 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 };
 use kube::{CustomResourceExt as _, Resource as _};
 use optipod_common::policy::Violation;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::OptimizationPolicy;
-use super::convert::{Warning, strategy_type, to_policy, warnings};
+use super::convert::{Warning, edits, is_dns_label, is_dns_subdomain, strategy_type, to_policy, warnings};
 use super::v1alpha1::{OptimizationPolicySpec, StrategyType};
+use super::{OptimizationPolicy, Recommendation};
 
 /// What is said about a policy.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,13 +27,33 @@ pub struct Findings {
     pub strategy: Option<StrategyType>,
 }
 
-/// Looks at an object of kind `OptimizationPolicy`.
+/// Looks at an object that is, or was meant to be, an `OptimizationPolicy`.
 pub fn lint(object: &Value) -> Findings {
-    let mut findings = Findings { violations: envelope(object), ..Findings::default() };
-    let Some(spec) = object.get("spec").filter(|spec| !spec.is_null()) else {
-        findings.violations.push(Violation::new("spec", "is required: {} is a policy with all defaults"));
-        return findings;
+    let mut violations = envelope(object);
+    let mut findings = match object.get("spec").filter(|spec| !spec.is_null()) {
+        Some(spec) => lint_spec(spec),
+        None => Findings::default(),
     };
+    if object.get("spec").is_none_or(Value::is_null) {
+        violations.push(Violation::new("spec", "is required: {} is a policy with all defaults"));
+    }
+    violations.append(&mut findings.violations);
+    Findings { violations, ..findings }
+}
+
+/// Whether an object is an `OptimizationPolicy`, or its kind or group is a slip of the pen of one.
+pub fn is_meant(object: &Value) -> bool {
+    let text = |field: &str| object.get(field).and_then(Value::as_str).unwrap_or_default();
+    let near = |text: &str, to: &str| edits(&text.to_ascii_lowercase(), &to.to_ascii_lowercase()) <= 3;
+    let group = text("apiVersion").split('/').next().unwrap_or_default();
+    let other = text("kind") == Recommendation::kind(&());
+    near(text("kind"), &OptimizationPolicy::kind(&()))
+        || (near(group, &OptimizationPolicy::group(&())) && !other)
+}
+
+/// Looks at a specification.
+fn lint_spec(spec: &Value) -> Findings {
+    let mut findings = Findings::default();
     let mut spec = spec.clone();
     let crd = OptimizationPolicy::crd();
     let schema = crd.spec.versions.first().and_then(|version| {
@@ -65,17 +85,23 @@ pub fn lint(object: &Value) -> Findings {
 
 /// Why a specification cannot be read: everything that its schema refuses and everything else that is wrong with it.
 pub fn unreadable(spec: &Value, error: &dyn std::fmt::Display) -> String {
-    let all: Vec<_> = lint(&json!({ "spec": spec })).violations.iter().map(ToString::to_string).collect();
+    let all: Vec<_> = lint_spec(spec).violations.iter().map(ToString::to_string).collect();
     if all.is_empty() { error.to_string() } else { all.join("; ") }
 }
 
 /// What is around the specification.
 fn envelope(object: &Value) -> Vec<Violation> {
     let mut violations = Vec::new();
-    let version = OptimizationPolicy::api_version(&());
-    if object.get("apiVersion").is_some_and(|given| *given != *version) {
-        violations.push(Violation::new("apiVersion", format!("is not served: expected {version}")));
+    for (field, expected) in
+        [("apiVersion", OptimizationPolicy::api_version(&())), ("kind", OptimizationPolicy::kind(&()))]
+    {
+        match object.get(field) {
+            Some(given) if *given == *expected => {}
+            Some(given) => violations.push(Violation::new(field, unexpected(given, &expected))),
+            None => violations.push(Violation::new(field, format!("is required: expected {expected}"))),
+        }
     }
+    violations.extend(metadata(object.get("metadata").unwrap_or(&Value::Null)));
     let known = ["apiVersion", "kind", "metadata", "spec", "status"];
     for name in object.as_object().into_iter().flatten().map(|(name, _)| name.as_str()) {
         if !known.contains(&name) {
@@ -83,6 +109,23 @@ fn envelope(object: &Value) -> Vec<Violation> {
         }
     }
     violations
+}
+
+/// A name that the API server makes of `generateName` will do.
+fn metadata(metadata: &Value) -> Option<Violation> {
+    let what = "lower case letters, digits, '-' and '.', at most 253, each part between dots beginning and ending with a letter or digit, such as gold";
+    match (metadata.get("name"), metadata.get("generateName")) {
+        (Some(name), _) if !name.as_str().is_some_and(is_dns_subdomain) => {
+            return Some(Violation::new("metadata.name", unexpected(name, what)));
+        }
+        (None, None) => {
+            return Some(Violation::new("metadata.name", format!("is required: expected {what}")));
+        }
+        _ => {}
+    }
+    let namespace = metadata.get("namespace").filter(|given| !given.as_str().is_some_and(is_dns_label))?;
+    let what = "lower case letters, digits and '-', at most 63, beginning and ending with a letter or digit";
+    Some(Violation::new("metadata.namespace", unexpected(namespace, what)))
 }
 
 fn not_a_field(path: &str, known: &[&str]) -> Violation {
@@ -268,10 +311,12 @@ fn unexpected(value: &Value, expected: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn fields(spec: &Value) -> Vec<String> {
-        lint(&json!({"spec": spec})).violations.into_iter().map(|violation| violation.field).collect()
+        lint_spec(spec).violations.into_iter().map(|violation| violation.field).collect()
     }
 
     #[test]
@@ -310,8 +355,7 @@ mod tests {
                 "spec.wieght",
             ]
         );
-        let findings =
-            lint(&json!({"spec": {"mode": "Sometimes", "metricsConfig": {"provider": "prometheus"}}}));
+        let findings = lint_spec(&json!({"mode": "Sometimes", "metricsConfig": {"provider": "prometheus"}}));
         assert!(findings.violations[0].message.contains("expected Auto, Recommend, Disabled"));
         assert_eq!(findings.warnings.iter().map(|w| w.condition).collect::<Vec<_>>(), ["AgentStandsIn"]);
     }
@@ -329,7 +373,7 @@ mod tests {
     fn positions_are_those_of_the_file() {
         let windows =
             json!([{"from": "01:00"}, {"from": "02:00", "to": "04:00"}, 7, {"from": "03:00", "to": "05:00"}]);
-        let findings = lint(&json!({"spec": {"updateStrategy": {"windows": windows}}}));
+        let findings = lint_spec(&json!({"updateStrategy": {"windows": windows}}));
         let overlap = findings.violations.iter().find(|v| v.message.contains("overlaps")).unwrap();
         assert_eq!(overlap.field, "spec.updateStrategy.windows[3]");
         assert!(overlap.message.contains("spec.updateStrategy.windows[1]"), "{overlap}");
@@ -347,25 +391,61 @@ mod tests {
             fields(&json!({"selector": {"excludeContainers": many}})),
             ["spec.selector.excludeContainers"]
         );
-        let found = lint(&json!({"spec": {"weight": -1, "metricsConfig": {"percentile": "P99.99999"}}}));
+        let found = lint_spec(&json!({"weight": -1, "metricsConfig": {"percentile": "P99.99999"}}));
         assert_eq!(found.violations.len(), 2, "{found:?}");
         assert!(found.violations.iter().all(|v| !v.message.contains("characters")), "{found:?}");
     }
 
     #[test]
     fn what_is_around_the_specification_is_looked_at() {
+        let policy = |changed: &str, to: Value| {
+            let mut policy = json!({"apiVersion": "optipod.io/v1alpha1", "kind": "OptimizationPolicy",
+                "metadata": {"name": "gold.v1"}, "spec": {}, "status": {}});
+            policy[changed] = to;
+            policy
+        };
+        assert_eq!(lint(&policy("status", json!({}))).violations, []);
         for (object, field) in [
-            (json!({}), "spec"),
-            (json!({"spec": null}), "spec"),
-            (json!({"sepc": {"mode": "Auto"}}), "sepc"),
-            (json!({"spec": []}), "spec"),
-            (json!({"spec": {}, "apiVersion": "optipod.io/v2"}), "apiVersion"),
+            (policy("spec", Value::Null), "spec"),
+            (policy("sepc", json!({"mode": "Auto"})), "sepc"),
+            (policy("spec", json!([])), "spec"),
+            (policy("apiVersion", json!("optipod.io/v2")), "apiVersion"),
+            (policy("kind", json!("OptimisationPolicy")), "kind"),
+            (policy("metadata", json!({})), "metadata.name"),
+            (policy("metadata", json!("gold")), "metadata.name"),
+            (policy("metadata", json!({"name": 7})), "metadata.name"),
+            (policy("metadata", json!({"name": "Gold"})), "metadata.name"),
+            (policy("metadata", json!({"name": "a..b"})), "metadata.name"),
+            (policy("metadata", json!({"name": "a".repeat(254)})), "metadata.name"),
+            (policy("metadata", json!({"name": "gold", "namespace": "a.b"})), "metadata.namespace"),
         ] {
-            let found = lint(&object).violations;
-            assert_eq!(found.first().map(|v| v.field.as_str()), Some(field), "{object}");
+            let found: Vec<_> = lint(&object).violations.into_iter().map(|v| v.field).collect();
+            assert_eq!(found, [field], "{object}");
         }
-        let whole = json!({"apiVersion": "optipod.io/v1alpha1", "kind": "OptimizationPolicy", "metadata": {}, "spec": {}, "status": {}});
-        assert_eq!(lint(&whole).violations, []);
+        assert_eq!(lint(&policy("metadata", json!({"generateName": "gold-"}))).violations, []);
+        let all: Vec<_> = lint(&json!({})).violations.into_iter().map(|v| v.field).collect();
+        assert_eq!(all, ["apiVersion", "kind", "metadata.name", "spec"]);
+    }
+
+    #[test]
+    fn a_slip_of_the_pen_is_a_policy_and_other_kinds_are_not() {
+        for (version, kind, meant) in [
+            ("optipod.io/v1alpha1", "OptimizationPolicy", true),
+            ("optipod.io/v1alpha1", "OptimisationPolicy", true),
+            ("optipod.io/v1alpha1", "optimizationpolicies", true),
+            ("optipod.io/v1alpha1", "Policy", true),
+            ("optipod/v1alpha1", "OptimizationPolicy", true),
+            ("optipod.io", "OptimizationPolicy", true),
+            ("v1", "OptimizationPolicy", true),
+            ("optipod.io/v1alpha1", "Recommendation", false),
+            ("policy/v1", "PodDisruptionBudget", false),
+            ("networking.k8s.io/v1", "NetworkPolicy", false),
+            ("v1", "ConfigMap", false),
+        ] {
+            assert_eq!(is_meant(&json!({"apiVersion": version, "kind": kind})), meant, "{version} {kind}");
+        }
+        assert!(is_meant(&json!({"kind": "OptimizationPolicy"})));
+        assert!(!is_meant(&json!("text")) && !is_meant(&json!({"apiVersion": 1, "kind": []})));
     }
 
     #[test]

@@ -174,7 +174,8 @@ pub struct RecommendedContainer {
     /// Requests are never recommended above.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub upper_bound: Option<Sizes>,
-    /// Why there is no recommendation, or why it is not applied, in one word.
+    /// Why there is no recommendation, or why it is not applied: one word for all of the container, else one for each
+    /// resource that has one, such as `cpu: Pinned`. What holds the whole pod is told in `status.reason`.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub reason: String,
     /// What it rests on.

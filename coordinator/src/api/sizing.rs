@@ -15,19 +15,21 @@ pub struct MetricsConfig {
     /// `AgentStandsIn` says so. `custom` and `vpa` are refused in this version. Default: `agent`.
     #[schemars(extend("x-kubernetes-validations" = [rule("!(self in ['custom', 'vpa'])", "custom and vpa are not in this version: expected agent, or prometheus or metrics-server, for which the agent stands in")]))]
     pub provider: Provider,
-    /// How far back evidence reaches. 15s to 2160h. Default: `24h`.
+    /// How far back evidence reaches: percentiles, floors such as memory's highest peak, and coverage. What `Adaptive`
+    /// chooses by are costs of its own, which halve each day or two whatever the window. 15s to 2160h. Default: `24h`.
     #[schemars(length(max = 20))]
     #[schemars(extend("x-kubernetes-validations" = [cel::duration("15s", "24h")]))]
     pub rolling_window: String,
     /// Percentile of usage: P50, P90, P99, or any Pn or Pn.n above P0, at most P100. `Percentile` takes that of the
-    /// window, `Threshold` that of the last minutes, `Adaptive` none. Absent: `P90`. A policy that names it and no
-    /// strategy has the strategy `Percentile`.
+    /// window, `Threshold` that of the last minutes, `Adaptive` none but for single pods (`scope: Pod`). Absent: `P90`. A
+    /// policy that names it and no strategy has the strategy `Percentile`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 6))]
     #[schemars(extend("x-kubernetes-validations" = [cel::percentile()]))]
     pub percentile: Option<String>,
-    /// What `Percentile` multiplies the percentile with. 0.1 to 10. Absent: 1.2. A policy that names it and no strategy
-    /// has the strategy `Percentile`.
+    /// What `Percentile` multiplies the percentile with; other strategies where use of other revisions or of single pods
+    /// (`scope: Pod`) raises a size. 0.1 to 10. Absent: 1.2. A policy that names it and no strategy has the strategy
+    /// `Percentile`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-kubernetes-validations" = [cel::factor("1.2")]))]
     pub safety_factor: Option<f64>,

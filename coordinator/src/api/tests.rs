@@ -42,10 +42,13 @@ fn the_guide_explains_every_warning_and_no_other() {
         "selector": {"namespaces": {"allow": ["a"], "deny": ["a"]}, "workloadKinds": ["Deployments"]},
         "metricsConfig": {"provider": "prometheus"},
         "strategy": {"type": "Percentile", "objective": "Safe"},
-        "updateStrategy": {"allowRecreate": true, "limits": {"cpu": {"type": "Ratio"}}, "rollback": {"onOOM": false}},
+        "resourceBounds": {"enforced": true},
+        "updateStrategy": {"allowInPlaceResize": false, "allowRecreate": true, "limits": {"cpu": {"type": "Ratio"}}, "rollback": {"onOOM": false}},
     });
-    let of_a_policy = warnings(&serde_json::from_value(everything).unwrap());
-    let of_a_policy = of_a_policy.iter().map(|warning| warning.condition);
+    let known = json!({"mode": "Auto", "replacement": "Known", "resourceBounds": {"cpu": {"min": 100}}});
+    let policies: Vec<_> =
+        [everything, known].map(|spec| warnings(&serde_json::from_value(spec).unwrap())).into();
+    let of_a_policy = policies.iter().flatten().map(|warning| warning.condition);
     let expected: BTreeSet<_> =
         of_a_policy.chain(["Conflict", "Enforced", "ProtectedNamespaceOnly"]).collect();
     let guide = guide();
@@ -129,6 +132,35 @@ mod conversion {
             ),
             (
                 json!({"guaranteed": "MoveTogether", "updateStrategy": {"limits": {"cpu": {"type": "Ratio"}}}}),
+                Some("LimitsUnused"),
+            ),
+            (
+                json!({"updateStrategy": {"updateRequestsOnly": false, "resources": ["memory"], "limits": {"cpu": {"type": "Ratio"}}}}),
+                Some("LimitsUnused"),
+            ),
+            (
+                json!({"updateStrategy": {"updateRequestsOnly": false, "resources": ["cpu"], "limits": {"cpu": {"type": "Ratio"}}}}),
+                None,
+            ),
+            (json!({"mode": "Auto", "replacement": "Accept"}), None),
+            (json!({"mode": "Auto"}), Some("ReplacementSizeUnknown")),
+            (json!({"mode": "Auto", "replacement": "Known"}), Some("DecreasesHeld")),
+            (json!({"replacement": "Known", "updateStrategy": {"allowInPlaceResize": false}}), None),
+            (
+                json!({"mode": "Auto", "replacement": "Accept", "updateStrategy": {"allowInPlaceResize": false}}),
+                Some("NothingResized"),
+            ),
+            (json!({"resourceBounds": {"cpu": {"min": 100}}}), Some("ManyCores")),
+            (json!({"resourceBounds": {"cpu": {"min": 63, "max": "64"}}}), Some("ManyCores")),
+            (json!({"startup": {"boost": {"cpu": "500"}}}), Some("ManyCores")),
+            (json!({"resourceBounds": {"cpu": {"min": "100m", "max": 63}}}), None),
+            (json!({"resourceBounds": {"enforced": true}}), Some("NothingEnforced")),
+            (
+                json!({"resourceBounds": {"enforced": true, "cpu": {}, "relativeToDeclared": {"memory": {}}}}),
+                Some("NothingEnforced"),
+            ),
+            (
+                json!({"resourceBounds": {"enforced": true, "relativeToDeclared": {"cpu": {"min": "-20%"}}}}),
                 None,
             ),
             (json!({"updateStrategy": {"rollback": {"onThrottle": "5%"}}}), Some("RollbackUnsupported")),
@@ -153,26 +185,45 @@ mod conversion {
 
     #[test]
     fn what_is_for_another_strategy_is_told() {
-        for (value, unused) in [
-            (json!({"metricsConfig": {"percentile": "P95"}}), None),
+        let percentile = json!({"percentile": "P95"});
+        let factor = json!({"safetyFactor": 2});
+        let one = json!({"expression": {"cpu": "cpu.mean"}});
+        let both = json!({"expression": {"cpu": "cpu.mean", "memory": "memory.peak"}});
+        let adaptive = json!({"type": "Adaptive"});
+        let threshold = json!({"type": "Threshold"});
+        for (metrics, strategy, scope, told) in [
+            (&percentile, &json!({}), "Workload", None),
+            (&percentile, &adaptive, "Workload", Some("does not use metricsConfig.percentile: ")),
+            (&factor, &adaptive, "Workload", Some("does not use metricsConfig.safetyFactor: ")),
+            (&factor, &adaptive, "Pod", Some("only where use of a single pod (scope: Pod) raises a size")),
+            (&percentile, &threshold, "Pod", None),
             (
-                json!({"metricsConfig": {"percentile": "P95"}, "strategy": {"type": "Adaptive"}}),
-                Some("metricsConfig.percentile"),
+                &factor,
+                &threshold,
+                "Workload",
+                Some("uses metricsConfig.safetyFactor only where use of other revisions raises"),
+            ),
+            (&factor, &threshold, "Pod", Some("only where use of other revisions or of a single pod")),
+            (&factor, &one, "Workload", None),
+            (&factor, &both, "Workload", Some("only where use of other revisions raises")),
+            (&json!({}), &json!({"objective": "Safe"}), "Workload", None),
+            (
+                &json!({}),
+                &json!({"type": "Percentile", "objective": "Safe"}),
+                "Workload",
+                Some("does not use strategy.objective: "),
             ),
             (
-                json!({"metricsConfig": {"safetyFactor": 2}, "strategy": {"type": "Threshold"}}),
-                Some("metricsConfig.safetyFactor"),
+                &factor,
+                &json!({"type": "Threshold", "objective": "Safe"}),
+                "Workload",
+                Some("has no effect; it uses metricsConfig.safetyFactor only"),
             ),
-            (
-                json!({"metricsConfig": {"safetyFactor": 2}, "strategy": {"expression": {"cpu": "cpu.mean"}}}),
-                None,
-            ),
-            (json!({"strategy": {"objective": "Safe"}}), None),
-            (json!({"strategy": {"type": "Percentile", "objective": "Safe"}}), Some("strategy.objective")),
         ] {
-            let told = warnings(&spec(value.clone())).into_iter().find(|w| w.condition == "FieldsUnused");
-            assert_eq!(told.is_some(), unused.is_some(), "{value} {told:?}");
-            assert!(told.is_none_or(|w| w.message.contains(unused.unwrap())), "{value}");
+            let value = json!({"metricsConfig": metrics, "strategy": strategy, "scope": scope});
+            let found = warnings(&spec(value.clone())).into_iter().find(|w| w.condition == "FieldsUnused");
+            assert_eq!(found.is_some(), told.is_some(), "{value} {found:?}");
+            assert!(found.as_ref().is_none_or(|w| w.message.contains(told.unwrap())), "{value} {found:?}");
         }
     }
 

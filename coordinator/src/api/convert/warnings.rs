@@ -2,7 +2,8 @@
 
 use super::strategy_type;
 use crate::api::v1alpha1::{
-    Guaranteed, Limits, Mode, OptimizationPolicySpec, Provider, Replacement, Rollback, StrategyType,
+    Amount, Bounds, Guaranteed, Limits, Mode, OptimizationPolicySpec, Provider, RelativeRange, Replacement,
+    ResourceName, Rollback, Scope, StrategyType,
 };
 
 /// Something in a policy that is accepted and does not do all that it seems to say.
@@ -27,6 +28,12 @@ impl std::fmt::Display for Warning {
 /// Type of the condition of a policy that is valid and in charge of nothing.
 pub const NOTHING_SELECTED: &str = "NothingSelected";
 
+/// Type of the condition of a policy in mode `Auto` that allows no way to resize.
+pub const NOTHING_RESIZED: &str = "NothingResized";
+
+/// Type of the condition of a policy that raises and never lowers.
+pub const DECREASES_HELD: &str = "DecreasesHeld";
+
 /// Kinds that pods come from without an operator, and Argo's.
 const KINDS: [&str; 8] =
     ["Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "Job", "CronJob", "Rollout", "Pod"];
@@ -46,7 +53,7 @@ fn near(kind: &str) -> Option<&'static str> {
 }
 
 /// Letters to insert, remove or replace on the way from one text to the other.
-fn edits(from: &str, to: &str) -> usize {
+pub fn edits(from: &str, to: &str) -> usize {
     let mut row: Vec<usize> = (0..=to.len()).collect();
     for (i, a) in from.bytes().enumerate() {
         let mut before = i;
@@ -67,17 +74,37 @@ const NOT_IN_THIS_VERSION: &str = "NotInThisVersion";
 /// for each type of condition at most.
 pub fn warnings(spec: &OptimizationPolicySpec) -> Vec<Warning> {
     let selecting = [denied(spec), mistaken_kinds(spec)];
-    let updating = [replacement(spec), recreation(spec), limits(spec), rollback(spec)];
-    let sizing = [stand_in(spec), unused(spec)];
+    let updating = [in_place(spec), replacement(spec), recreation(spec), limits(spec), rollback(spec)];
+    let sizing = [stand_in(spec), unused(spec), many_cores(spec), nothing_enforced(spec)];
     updating.into_iter().chain(sizing).chain(selecting).flatten().collect()
 }
 
+fn in_place(spec: &OptimizationPolicySpec) -> Option<Warning> {
+    (spec.mode == Mode::Auto && !spec.update_strategy.allow_in_place_resize).then(|| Warning {
+        condition: NOTHING_RESIZED,
+        reason: "InPlaceNotAllowed",
+        field: "spec.updateStrategy.allowInPlaceResize",
+        message: "the mode is Auto, and resizing in place, which is all that this version does, is not allowed: set updateStrategy.allowInPlaceResize: true, or mode: Recommend".to_owned(),
+    })
+}
+
 fn replacement(spec: &OptimizationPolicySpec) -> Option<Warning> {
-    (spec.mode == Mode::Auto && spec.replacement == Replacement::Auto).then(|| Warning {
-        condition: "ReplacementSizeUnknown",
+    let (condition, message) = match spec.replacement {
+        Replacement::Auto => (
+            "ReplacementSizeUnknown",
+            "replaced pods start at the size of their template: no admission webhook runs in this version; set replacement: Accept or Known to choose",
+        ),
+        Replacement::Known => (
+            DECREASES_HELD,
+            "replacement: Known holds every decrease: no admission webhook runs in this version, and replaced pods start at the size of their template; replacement: Accept lowers all the same",
+        ),
+        Replacement::Accept => return None,
+    };
+    (spec.mode == Mode::Auto).then(|| Warning {
+        condition,
         reason: "NoAdmissionWebhook",
         field: "spec.replacement",
-        message: "replaced pods start at the size of their template: no admission webhook runs in this version; set replacement: Accept or Known to choose".to_owned(),
+        message: message.to_owned(),
     })
 }
 
@@ -92,14 +119,30 @@ fn recreation(spec: &OptimizationPolicySpec) -> Option<Warning> {
 }
 
 fn limits(spec: &OptimizationPolicySpec) -> Option<Warning> {
-    let update = &spec.update_strategy;
-    let moves = !update.update_requests_only || spec.guaranteed == Guaranteed::MoveTogether;
-    (!moves && update.limits != Limits::default()).then(|| Warning {
-        condition: "LimitsUnused",
-        reason: "RequestsOnly",
-        field: "spec.updateStrategy.limits",
-        message: "updateStrategy.limits says how limits follow, and updateRequestsOnly keeps them where they are: set updateRequestsOnly: false, or leave limits out".to_owned(),
-    })
+    let (update, default) = (&spec.update_strategy, Limits::default());
+    let (reason, message) = if update.update_requests_only && update.limits != default {
+        // a Guaranteed pod has one number, whatever the rules
+        let rest = match spec.guaranteed {
+            Guaranteed::Hold => "",
+            Guaranteed::MoveTogether => {
+                "; guaranteed: MoveTogether moves limits of Guaranteed pods, without these rules"
+            }
+        };
+        let message = "updateStrategy.limits says how limits follow, and updateRequestsOnly keeps them where they are: set updateRequestsOnly: false, or leave limits out";
+        ("RequestsOnly", format!("{message}{rest}"))
+    } else {
+        let given = [
+            (ResourceName::Cpu, "cpu", update.limits.cpu != default.cpu),
+            (ResourceName::Memory, "memory", update.limits.memory != default.memory),
+        ];
+        let (_, name, _) =
+            given.into_iter().find(|(resource, _, given)| *given && !update.resources.contains(resource))?;
+        let message = format!(
+            "updateStrategy.limits.{name} is of a resource that updateStrategy.resources does not name: it is recommended and not written; add {name} to resources, or leave limits.{name} out"
+        );
+        ("NotControlled", message)
+    };
+    Some(Warning { condition: "LimitsUnused", reason, field: "spec.updateStrategy.limits", message })
 }
 
 fn rollback(spec: &OptimizationPolicySpec) -> Option<Warning> {
@@ -130,26 +173,97 @@ fn stand_in(spec: &OptimizationPolicySpec) -> Option<Warning> {
 fn unused(spec: &OptimizationPolicySpec) -> Option<Warning> {
     use StrategyType::{Adaptive, Expression, Percentile, Threshold};
     let (strategy, metrics, kind) = (&spec.strategy, &spec.metrics_config, strategy_type(spec));
-    let unused: Vec<&str> = [
-        (strategy.objective.is_some(), &[Adaptive][..], "strategy.objective"),
-        (strategy.threshold.is_some(), &[Threshold], "strategy.threshold"),
-        (strategy.expression.is_some(), &[Expression], "strategy.expression"),
-        // a resource without a formula follows the percentile times the factor
-        (metrics.percentile.is_some(), &[Percentile, Expression, Threshold], "metricsConfig.percentile"),
-        (metrics.safety_factor.is_some(), &[Percentile, Expression], "metricsConfig.safetyFactor"),
-    ]
-    .into_iter()
-    .filter(|(given, kinds, _)| *given && !kinds.contains(&kind))
-    .map(|(_, _, name)| name)
-    .collect();
-    (!unused.is_empty()).then(|| Warning {
+    let by_pod = spec.scope == Scope::Pod;
+    // a resource without a formula follows the percentile times the factor
+    let formulas = strategy.expression.as_ref().is_some_and(|e| e.cpu.is_some() && e.memory.is_some());
+    let margin = match kind {
+        Percentile => Use::Full,
+        Expression if !formulas => Use::Full,
+        Adaptive if !by_pod => Use::None,
+        Adaptive | Expression | Threshold => Use::Part,
+    };
+    let of = |uses: bool| if uses { Use::Full } else { Use::None };
+    let given = [
+        (strategy.objective.is_some(), of(kind == Adaptive), "strategy.objective"),
+        (strategy.threshold.is_some(), of(kind == Threshold), "strategy.threshold"),
+        (strategy.expression.is_some(), of(kind == Expression), "strategy.expression"),
+        (
+            metrics.percentile.is_some(),
+            if kind == Threshold { Use::Full } else { margin },
+            "metricsConfig.percentile",
+        ),
+        (metrics.safety_factor.is_some(), margin, "metricsConfig.safetyFactor"),
+    ];
+    let named = |used: Use| {
+        let names = given.iter().filter(|(given, use_, _)| *given && *use_ == used).map(|(.., name)| *name);
+        names.collect::<Vec<_>>().join(", ")
+    };
+    let (unused, part) = (named(Use::None), named(Use::Part));
+    let mut said = Vec::new();
+    if !unused.is_empty() {
+        said.push(format!("does not use {unused}: what is given there is checked and has no effect"));
+    }
+    if !part.is_empty() {
+        let whose = match (kind, by_pod) {
+            (Adaptive, _) => "a single pod (scope: Pod)",
+            (_, true) => "other revisions or of a single pod (scope: Pod)",
+            (_, false) => "other revisions",
+        };
+        said.push(format!("uses {part} only where use of {whose} raises a size"));
+    }
+    (!said.is_empty()).then(|| Warning {
         condition: "FieldsUnused",
         reason: "OtherStrategy",
         field: "spec.strategy",
+        message: format!("the strategy is {kind:?}, which {}", said.join("; it ")),
+    })
+}
+
+/// How much a strategy does with a field.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Use {
+    Full,
+    Part,
+    None,
+}
+
+/// Whole cores that are as likely to have been meant as millicores.
+const MANY_CORES: u64 = 64;
+
+fn many_cores(spec: &OptimizationPolicySpec) -> Option<Warning> {
+    let bounds = spec.resource_bounds.cpu.clone().unwrap_or_default();
+    let boost = spec.startup.boost.clone().unwrap_or_default();
+    let given = [
+        ("spec.resourceBounds.cpu.min", bounds.min),
+        ("spec.resourceBounds.cpu.max", bounds.max),
+        ("spec.startup.boost.cpu", boost.cpu),
+    ];
+    let many = |amount: &Amount| amount.as_str().parse().is_ok_and(|cores: u64| cores >= MANY_CORES);
+    let (field, amount) =
+        given.into_iter().find_map(|(field, amount)| Some((field, amount.filter(|amount| many(amount))?)))?;
+    Some(Warning {
+        condition: "ManyCores",
+        reason: "NoUnit",
+        field,
         message: format!(
-            "the strategy is {kind:?}, which does not use {}: what is given there is checked and has no effect",
-            unused.join(", ")
+            "{} is {amount} cores, as CPU without a unit is counted in cores: write {amount}m where millicores are meant",
+            field.trim_start_matches("spec.")
         ),
+    })
+}
+
+fn nothing_enforced(spec: &OptimizationPolicySpec) -> Option<Warning> {
+    let bounds = &spec.resource_bounds;
+    let given = |bounds: &Option<Bounds>| bounds.as_ref().is_some_and(|b| *b != Bounds::default());
+    let relative = bounds.relative_to_declared.clone().unwrap_or_default();
+    let moved =
+        |range: &Option<RelativeRange>| range.as_ref().is_some_and(|r| *r != RelativeRange::default());
+    let any = given(&bounds.cpu) || given(&bounds.memory) || moved(&relative.cpu) || moved(&relative.memory);
+    (bounds.enforced && !any).then(|| Warning {
+        condition: "NothingEnforced",
+        reason: "NoBounds",
+        field: "spec.resourceBounds.enforced",
+        message: "resourceBounds.enforced makes bounds hold for workloads of other policies, and there are none: set cpu, memory or relativeToDeclared, or leave enforced out".to_owned(),
     })
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, bail};
+use optipod_coordinator::api::lint::lint;
 use serde_json::{Map, Value, json};
 
 use crate::files;
@@ -50,42 +51,85 @@ const VARIABLES: &[(&str, Counterpart)] = &[
 const OWN_NAMESPACE: &str = "optipod-system";
 
 /// What the resource manager does not do and OptiPod does whatever the strategy.
-const DIFFERENCES: [&str; 3] = [
+const DIFFERENCES: [&str; 4] = [
     "memory is not lowered below its highest use in metricsConfig.rollingWindow, which the resource manager does not look at: metricsConfig.memoryPeakFloor: false lowers it all the same",
     "memory is not lowered while its use rises or is near the new size (updateStrategy.memoryDecrease: Guarded)",
     "use is the P90 of the last minutes and not one reading: metricsConfig.percentile: P100 takes the highest",
+    "the request of a Guaranteed pod is its limit, and both move as one number, which holds what a limit has to hold; guaranteed: Hold leaves such pods alone",
 ];
 
 /// Seconds between two looks of the resource manager, unless told otherwise.
 const DEFAULT_INTERVAL: u64 = 30;
 
+/// Variables as a file has them.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    variables: BTreeMap<String, String>,
+    /// What the file refers to and does not have.
+    missing: Vec<String>,
+}
+
 /// Variables from `KEY=VALUE` lines, from a `ConfigMap`, or from the containers of a workload, in YAML or JSON. As in
 /// Kubernetes, what a container states itself goes before what it takes from a `ConfigMap` as a whole.
-pub fn variables(text: &str) -> Result<BTreeMap<String, String>> {
+pub fn variables(text: &str) -> Result<Found> {
     let is_object = text.trim_start().starts_with('{')
         || text.lines().any(|line| line.starts_with("kind:") || line.starts_with("apiVersion:"));
     if !is_object {
-        return lines(text);
+        return Ok(Found { variables: lines(text)?, missing: Vec::new() });
     }
     let objects: Vec<Value> = files::parse(text, "")?.into_iter().map(|located| located.object).collect();
     let mut maps: BTreeMap<&str, BTreeMap<String, String>> = BTreeMap::new();
-    let mut variables = BTreeMap::new();
-    for object in objects.iter().filter(|object| object.get("data").is_some()) {
+    let mut found = Found::default();
+    for object in objects.iter().filter(|object| text_at(object, "/kind") == "ConfigMap") {
         let data = object.get("data").and_then(Value::as_object).into_iter().flatten();
         let data: BTreeMap<_, _> =
             data.filter_map(|(key, value)| Some((key.clone(), scalar(value)?))).collect();
-        variables.extend(data.clone());
+        found.variables.extend(data.clone());
         maps.entry(text_at(object, "/metadata/name")).or_default().extend(data);
     }
-    for container in objects.iter().flat_map(|object| list_at(object, "/spec/template/spec/containers")) {
+    let containers: Vec<&Value> = objects.iter().flat_map(containers).collect();
+    if maps.is_empty() && containers.is_empty() {
+        let kinds: Vec<_> = objects.iter().map(|object| text_at(object, "/kind")).collect();
+        bail!(
+            "holds no variables ({}): expected KEY=VALUE lines, a ConfigMap, or a workload such as a Deployment with the containers that are given them",
+            kinds.join(", ")
+        );
+    }
+    for container in containers {
+        found.of_container(container, &maps)?;
+    }
+    Ok(found)
+}
+
+/// The containers of a pod, or of what makes pods.
+fn containers(object: &Value) -> &[Value] {
+    let pods = ["/spec", "/spec/template/spec", "/spec/jobTemplate/spec/template/spec"];
+    let of = |pod| list_at(object, &format!("{pod}/containers"));
+    pods.into_iter().map(of).find(|list| !list.is_empty()).unwrap_or_default()
+}
+
+impl Found {
+    fn of_container(
+        &mut self,
+        container: &Value,
+        maps: &BTreeMap<&str, BTreeMap<String, String>>,
+    ) -> Result<()> {
         for source in list_at(container, "/envFrom") {
-            let data = maps.get(text_at(source, "/configMapRef/name")).into_iter().flatten();
             let prefix = text_at(source, "/prefix");
-            variables.extend(data.map(|(key, value)| (format!("{prefix}{key}"), value.clone())));
+            let map = text_at(source, "/configMapRef/name");
+            match maps.get(map) {
+                Some(data) => self
+                    .variables
+                    .extend(data.iter().map(|(key, value)| (format!("{prefix}{key}"), value.clone()))),
+                None if map.is_empty() => {
+                    self.missing.push(format!("Secret {}", text_at(source, "/secretRef/name")))
+                }
+                None => self.missing.push(format!("ConfigMap {map}")),
+            }
         }
         for env in list_at(container, "/env") {
             let name = text_at(env, "/name");
-            if !VARIABLES.iter().any(|(variable, _)| *variable == name) {
+            if !is_known(name) {
                 continue;
             }
             let stated = env.get("value").and_then(scalar);
@@ -95,13 +139,17 @@ pub fn variables(text: &str) -> Result<BTreeMap<String, String>> {
             );
             let referred = || maps.get(map).and_then(|data| data.get(key)).cloned();
             match stated.or_else(referred) {
-                Some(value) => variables.insert(name.to_owned(), value),
+                Some(value) => self.variables.insert(name.to_owned(), value),
                 None if env.get("valueFrom").is_some() => bail!("{name}: its valueFrom is not in the file"),
                 None => None,
             };
         }
+        Ok(())
     }
-    Ok(variables)
+}
+
+fn is_known(variable: &str) -> bool {
+    VARIABLES.iter().any(|(known, _)| *known == variable)
 }
 
 fn text_at<'a>(value: &'a Value, pointer: &str) -> &'a str {
@@ -139,7 +187,8 @@ fn scalar(value: &Value) -> Option<String> {
 }
 
 /// The policy that says the same.
-pub fn import(variables: &BTreeMap<String, String>, namespace: &str, name: &str) -> Result<Imported> {
+pub fn import(found: &Found, namespace: &str, name: &str) -> Result<Imported> {
+    let Found { variables, missing } = found;
     let mut remarks = vec![
         "stop the resource manager before this policy is applied: two that size the same pods undo each other".to_owned(),
     ];
@@ -149,6 +198,17 @@ pub fn import(variables: &BTreeMap<String, String>, namespace: &str, name: &str)
         ));
     }
     remarks.extend(DIFFERENCES.map(str::to_owned));
+    if !variables.keys().any(|variable| is_known(variable)) {
+        remarks.push(
+            "no variable of the resource manager was found: every number is its default, and all pods are selected"
+                .to_owned(),
+        );
+    }
+    for source in missing {
+        remarks.push(format!(
+            "{source} is given to a container and is not in the file: variables that it holds are not read"
+        ));
+    }
     let (mut threshold, mut interval) = (Map::new(), DEFAULT_INTERVAL);
     // the resource manager sizes memory only, request and limit together; the thresholds are the smallest change
     let mut update = Map::from_iter(
@@ -171,8 +231,9 @@ pub fn import(variables: &BTreeMap<String, String>, namespace: &str, name: &str)
         };
         match counterpart {
             Counterpart::Threshold(field) => {
-                let number: f64 =
-                    value.parse().with_context(|| format!("{variable}: {value:?} is not a number"))?;
+                // what is not finite is no number in JSON
+                let number: Option<f64> = value.parse().ok().filter(|number: &f64| number.is_finite());
+                let number = number.with_context(|| format!("{variable}: {value:?} is not a number"))?;
                 threshold.insert((*field).to_owned(), json!(number));
             }
             Counterpart::Cooldown => {
@@ -209,16 +270,31 @@ pub fn import(variables: &BTreeMap<String, String>, namespace: &str, name: &str)
             "metricsConfig": {"minimumCoverage": 0},
             "strategy": strategy,
             "updateStrategy": update,
+            "guaranteed": "MoveTogether",
             "reconciliationInterval": format!("{interval}s"),
         },
     });
-    Ok(Imported { policy, remarks })
+    let violations = lint(&policy).violations.into_iter();
+    let wrong: Vec<_> = violations.filter_map(|v| Some(format!("{}: {v}", variable_of(&v.field)?))).collect();
+    if wrong.is_empty() { Ok(Imported { policy, remarks }) } else { bail!(wrong.join("; ")) }
+}
+
+/// The variable that a field of the policy is made of.
+fn variable_of(field: &str) -> Option<&'static str> {
+    let is = |counterpart: &Counterpart| match counterpart {
+        Counterpart::Threshold(name) | Counterpart::ThresholdMebibytes(name) => {
+            field.strip_prefix("spec.strategy.threshold.") == Some(name)
+        }
+        Counterpart::Cooldown => field.ends_with(".cooldown"),
+        Counterpart::Interval => field == "spec.reconciliationInterval",
+        Counterpart::Pods => field.starts_with("spec.selector.podSelector"),
+        Counterpart::None(_) => false,
+    };
+    VARIABLES.iter().find(|(_, counterpart)| is(counterpart)).map(|(variable, _)| *variable)
 }
 
 #[cfg(test)]
 mod tests {
-    use optipod_coordinator::api::lint::lint;
-
     use super::*;
 
     const ALL: &str = "
@@ -238,6 +314,10 @@ SCALE_DOWN_MIN_DIFF=0.1
 COOLDOWN_PERIOD_SECONDS=300
 MIN_REQUEST_MEMORY=64
 ";
+
+    fn read(text: &str) -> BTreeMap<String, String> {
+        variables(text).unwrap().variables
+    }
 
     fn policy(text: &str) -> Imported {
         import(&variables(text).unwrap(), "optipod-system", "drm").unwrap()
@@ -267,12 +347,15 @@ MIN_REQUEST_MEMORY=64
                    "minChange": "0%", "cooldown": "300s"})
         );
         assert_eq!(policy["spec"]["metricsConfig"], json!({"minimumCoverage": 0}));
-        assert_eq!(variables(ALL).unwrap().len(), VARIABLES.len(), "the text has every variable");
+        assert_eq!(policy["spec"]["guaranteed"], "MoveTogether");
+        assert!(remarks.iter().any(|r| r.contains("Guaranteed pod")), "{remarks:?}");
+        assert_eq!(read(ALL).len(), VARIABLES.len(), "the text has every variable");
     }
 
     #[test]
     fn without_variables_the_defaults_are_the_same() {
-        let Imported { policy, .. } = policy("");
+        let Imported { policy, remarks } = policy("");
+        assert!(remarks.iter().any(|r| r.starts_with("no variable of the resource manager")), "{remarks:?}");
         assert_eq!(policy["spec"]["strategy"], json!({"type": "Threshold"}));
         assert_eq!(policy["spec"]["reconciliationInterval"], "30s");
         assert_eq!(policy["spec"]["selector"], json!({"namespaceSelector": {}}));
@@ -292,9 +375,9 @@ spec: {template: {spec: {containers: [{name: c, env: [{name: COOLDOWN_PERIOD_SEC
 ";
         let expected = [("COOLDOWN_PERIOD_SECONDS", "60"), ("SCALE_UP_THRESHOLD", "0.9")];
         let expected: BTreeMap<_, _> = expected.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
-        assert_eq!(variables(text).unwrap(), expected);
+        assert_eq!(read(text), expected);
         let json = r#"{"apiVersion": "v1", "kind": "ConfigMap", "data": {"LOG_LEVEL": "INFO"}}"#;
-        assert_eq!(variables(json).unwrap(), BTreeMap::from([("LOG_LEVEL".to_owned(), "INFO".to_owned())]));
+        assert_eq!(read(json), BTreeMap::from([("LOG_LEVEL".to_owned(), "INFO".to_owned())]));
     }
 
     #[test]
@@ -312,7 +395,7 @@ metadata: {name: settings}
 data: {COOLDOWN_PERIOD_SECONDS: '900', SCALE_UP_THRESHOLD: '0.9', level: INFO}
 ";
         for text in [format!("{workload}---{map}"), format!("{map}---{workload}")] {
-            let found = variables(&text).unwrap();
+            let found = read(&text);
             let of = |name: &str| found.get(name).map(String::as_str);
             assert_eq!(of("COOLDOWN_PERIOD_SECONDS"), Some("60"), "{text}");
             assert_eq!((of("SCALE_UP_THRESHOLD"), of("LOG_LEVEL")), (Some("0.9"), Some("INFO")));
@@ -321,9 +404,40 @@ data: {COOLDOWN_PERIOD_SECONDS: '900', SCALE_UP_THRESHOLD: '0.9', level: INFO}
     }
 
     #[test]
+    fn pods_and_what_makes_them_are_read_and_what_holds_nothing_is_refused() {
+        let containers = "{containers: [{name: c, env: [{name: LOG_LEVEL, value: INFO}]}]}";
+        for spec in [
+            containers.to_owned(),
+            format!("{{template: {{spec: {containers}}}}}"),
+            format!("{{jobTemplate: {{spec: {{template: {{spec: {containers}}}}}}}}}"),
+        ] {
+            let text = format!("apiVersion: v1\nkind: Any\nspec: {spec}");
+            assert_eq!(read(&text).get("LOG_LEVEL").map(String::as_str), Some("INFO"), "{text}");
+        }
+        for kind in ["Service", "Secret"] {
+            let text = format!("apiVersion: v1\nkind: {kind}\ndata: {{LOG_LEVEL: SU5GTw==}}");
+            let error = variables(&text).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("holds no variables ({kind}): expected")), "{error}");
+        }
+    }
+
+    #[test]
+    fn sources_that_are_not_in_the_file_are_told() {
+        let text = "
+apiVersion: v1
+kind: Pod
+spec: {containers: [{name: c, envFrom: [{configMapRef: {name: settings}}, {secretRef: {name: token}}]}]}
+";
+        let remarks = policy(text).remarks;
+        for part in ["ConfigMap settings is given", "Secret token is given", "no variable of the resource"] {
+            assert!(remarks.iter().any(|remark| remark.starts_with(part)), "{part}: {remarks:?}");
+        }
+    }
+
+    #[test]
     fn a_namespace_that_may_not_reach_others_is_told() {
         let told = |namespace| {
-            let remarks = import(&BTreeMap::new(), namespace, "drm").unwrap().remarks;
+            let remarks = import(&Found::default(), namespace, "drm").unwrap().remarks;
             remarks.iter().any(|remark| remark.contains("ScopeRefused"))
         };
         assert!(told("shop") && !told(OWN_NAMESPACE));
@@ -335,6 +449,15 @@ data: {COOLDOWN_PERIOD_SECONDS: '900', SCALE_UP_THRESHOLD: '0.9', level: INFO}
             ("SCALE_UP_THRESHOLD=high", "SCALE_UP_THRESHOLD"),
             ("COOLDOWN_PERIOD_SECONDS=-5", "COOLDOWN_PERIOD_SECONDS"),
             ("LABEL_SELECTOR=a b", "LABEL_SELECTOR"),
+            ("LABEL_SELECTOR=app=web,app=api", "LABEL_SELECTOR"),
+            ("LABEL_SELECTOR=app=-web", "LABEL_SELECTOR: spec.selector.podSelector"),
+            ("SCALE_UP_THRESHOLD=nan", "SCALE_UP_THRESHOLD: \"nan\" is not a number"),
+            ("SCALE_DOWN_MIN_DIFF=inf", "SCALE_DOWN_MIN_DIFF: \"inf\" is not a number"),
+            ("SCALE_UP_THRESHOLD=2", "SCALE_UP_THRESHOLD: spec.strategy.threshold"),
+            ("SCALE_DOWN_THRESHOLD=0.9", "SCALE_DOWN_THRESHOLD: spec.strategy.threshold"),
+            ("METRICS_FETCH_INTERVAL=0", "METRICS_FETCH_INTERVAL: spec.reconciliationInterval: \"0s\""),
+            ("COOLDOWN_PERIOD_SECONDS=99999999", "COOLDOWN_PERIOD_SECONDS: spec."),
+            ("MIN_REQUEST_MEMORY=99999999999999999", "MIN_REQUEST_MEMORY: spec."),
         ] {
             let error = format!("{:#}", import(&variables(text).unwrap(), "n", "p").unwrap_err());
             assert!(error.starts_with(part), "{error}");

@@ -9,25 +9,61 @@ use optipod_coordinator::api::v1alpha1::{EvidenceEntry, RecommendedContainer, Si
 
 use super::cluster;
 
+/// Short names as kubectl knows them.
+const SHORT: [(&str, &str); 7] = [
+    ("deploy", "deployment"),
+    ("sts", "statefulset"),
+    ("ds", "daemonset"),
+    ("rs", "replicaset"),
+    ("cj", "cronjob"),
+    ("po", "pod"),
+    ("ro", "rollout"),
+];
+
 /// The text about one workload, from the cluster.
 pub async fn fetch(workload: &str, namespace: Option<&str>, context: Option<&str>) -> Result<String> {
-    let Some((kind, name)) = workload.split_once('/') else {
-        bail!("{workload:?} is not a workload: expected KIND/NAME, such as deployment/web");
-    };
+    let asked = asked(workload)?;
     let (client, default) = cluster::connect(context).await?;
     let namespace = namespace.map_or(default, str::to_owned);
     let api: Api<Recommendation> = Api::namespaced(client, &namespace);
     let all = api.list(&ListParams::default()).await.context("recommendations")?;
-    let found = all
-        .items
-        .iter()
-        .find(|r| r.spec.workload.kind.eq_ignore_ascii_case(kind) && r.spec.workload.name == name);
-    match found {
-        Some(recommendation) => Ok(text(recommendation)),
-        None => bail!(
-            "there is no recommendation for {kind}/{name} in namespace {namespace}: no policy selects it, or it has not been evaluated yet; `kubectl get optimizationpolicies` shows what each policy matched"
-        ),
+    about(asked, &namespace, &all.items)
+}
+
+/// Kind and name.
+fn asked(workload: &str) -> Result<(&str, &str)> {
+    match workload.split_once('/').filter(|(kind, name)| !kind.is_empty() && !name.is_empty()) {
+        Some((kind, name)) if !name.contains('/') => Ok((kind, name)),
+        _ => bail!("{workload:?} is not a workload: expected KIND/NAME, such as deployment/web"),
     }
+}
+
+/// The text about the one that is asked for.
+fn about((kind, name): (&str, &str), namespace: &str, all: &[Recommendation]) -> Result<String> {
+    let mut named = all.iter().filter(|r| r.spec.workload.name == name);
+    if let Some(found) = named.clone().find(|r| is_kind(kind, &r.spec.workload.kind)) {
+        return Ok(text(found));
+    }
+    if let Some(first) = named.next() {
+        let kinds = std::iter::once(first).chain(named).map(|r| format!("{}/{name}", r.spec.workload.kind));
+        bail!(
+            "there is no recommendation for {kind}/{name} in namespace {namespace}, but for {}",
+            kinds.collect::<Vec<_>>().join(", ")
+        );
+    }
+    bail!(
+        "there is no recommendation for {kind}/{name} in namespace {namespace}: no policy selects it, or it has not been evaluated yet; `kubectl get optimizationpolicies` shows what each policy matched"
+    )
+}
+
+/// Whether a kind is the one that is meant, as kubectl takes it: in any case, as a plural, short, with version and group.
+fn is_kind(meant: &str, kind: &str) -> bool {
+    let meant = meant.split('.').next().unwrap_or_default().to_ascii_lowercase();
+    let kind = kind.to_ascii_lowercase();
+    let short = SHORT.iter().any(|(short, long)| *short == meant && *long == kind);
+    let plural = [format!("{kind}s"), format!("{kind}es")].contains(&meant)
+        || kind.strip_suffix('y').is_some_and(|stem| meant == format!("{stem}ies"));
+    meant == kind || short || plural
 }
 
 /// The text about one workload.
@@ -155,6 +191,49 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn kinds_are_named_as_kubectl_names_them() {
+        for (meant, kind) in [
+            ("deployment", "Deployment"),
+            ("Deployment", "Deployment"),
+            ("deploy", "Deployment"),
+            ("deployments", "Deployment"),
+            ("deployment.apps", "Deployment"),
+            ("deployments.v1.apps", "Deployment"),
+            ("sts", "StatefulSet"),
+            ("ds", "DaemonSet"),
+            ("rs", "ReplicaSet"),
+            ("cj", "CronJob"),
+            ("po", "Pod"),
+            ("clusters.db.example.com", "Cluster"),
+            ("proxies", "Proxy"),
+        ] {
+            assert!(is_kind(meant, kind), "{meant}");
+        }
+        for (meant, kind) in [("deploy", "Deploy2"), ("sts", "Deployment"), ("job", "CronJob")] {
+            assert!(!is_kind(meant, kind), "{meant}");
+        }
+    }
+
+    #[test]
+    fn one_that_is_not_there_is_told_from_one_of_another_kind() {
+        let all: Vec<Recommendation> = [("Deployment", "web"), ("CronJob", "web"), ("Job", "db")]
+            .map(|(kind, name)| {
+                let spec = json!({"workload": {"kind": kind, "name": name}});
+                serde_json::from_value(json!({"apiVersion": "optipod.io/v1alpha1", "kind": "Recommendation",
+                    "metadata": {"name": "any"}, "spec": spec}))
+                .unwrap()
+            })
+            .into();
+        let of = |workload| about(asked(workload).unwrap(), "shop", &all).map_err(|error| error.to_string());
+        assert!(of("deploy/web").unwrap().starts_with("Deployment/web"));
+        assert!(of("sts/web").unwrap_err().ends_with("shop, but for Deployment/web, CronJob/web"));
+        assert!(of("sts/other").unwrap_err().contains("no policy selects it"));
+        for bad in ["web", "/web", "deployment/", "a/b/c"] {
+            assert!(asked(bad).unwrap_err().to_string().contains("expected KIND/NAME"), "{bad}");
+        }
+    }
 
     #[test]
     fn a_recommendation_reads_as_a_story() {

@@ -19,7 +19,13 @@ pub fn parse(text: &str) -> Result<Value> {
         if let Some((key, value)) = term.split_once("!=") {
             expressions.push(expression(label(key, term)?, "NotIn", vec![value.trim().to_owned()]));
         } else if let Some((key, value)) = term.split_once("==").or_else(|| term.split_once('=')) {
-            labels.insert(label(key, term)?.to_owned(), value.trim().into());
+            let (key, value) = (label(key, term)?, value.trim());
+            let before = labels.insert(key.to_owned(), value.into());
+            if let Some(before) = before.as_ref().and_then(Value::as_str).filter(|before| *before != value) {
+                bail!(
+                    "{key} must be both {before:?} and {value:?}, which no label is: expected each key once; {key} in ({before}, {value}) is either"
+                );
+            }
         } else if let Some((head, list)) = term.split_once('(') {
             let values = list.strip_suffix(')').map(|l| l.split(',').map(|v| v.trim().to_owned()).collect());
             match (head.split_whitespace().collect::<Vec<_>>().as_slice(), values) {
@@ -88,7 +94,8 @@ mod tests {
         });
         assert_eq!(selector, expected);
         assert_eq!(parse("").unwrap(), json!({}));
-        for bad in ["=x", "a b", "a in x)", "a within (x)", "a in (x", "!"] {
+        assert_eq!(parse("a=b,a==b").unwrap(), json!({"matchLabels": {"a": "b"}}));
+        for bad in ["=x", "a b", "a in x)", "a within (x)", "a in (x", "!", "a=b,a=c"] {
             assert!(parse(bad).is_err(), "{bad}");
         }
     }

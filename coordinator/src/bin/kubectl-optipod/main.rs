@@ -30,7 +30,7 @@ struct Arguments {
 enum Command {
     /// Names everything that is wrong with policies in files, without a cluster. Fails when something is.
     Lint {
-        /// YAML files, or - for standard input. Objects of other kinds are passed over.
+        /// YAML files, or - for standard input. Objects of other kinds are passed over, and named.
         #[arg(required = true)]
         files: Vec<PathBuf>,
     },
@@ -42,7 +42,7 @@ enum Command {
     },
     /// Shows what is recommended for a workload, how it came about, and what became of it.
     Explain {
-        /// KIND/NAME, such as deployment/web.
+        /// KIND/NAME, such as deployment/web, with the kind as kubectl takes it.
         workload: String,
         /// Namespace of the workload. Default: that of the kubeconfig.
         #[arg(long, short)]
@@ -99,15 +99,18 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<ExitCode> {
     match &arguments.command {
         Command::Lint { files } => {
-            let report = lint::report(&files::objects(files)?);
+            let report = lint::files(files);
             output::print(&report.text)?;
+            if !report.passed_over.is_empty() {
+                output::error(&format!("passed over: {}", report.passed_over.join(", ")));
+            }
             Ok(if report.valid { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         Command::Import { source: Source::Drm { file, name, namespace } } => {
-            output::imported(&[drm::import(&drm::variables(&files::text(file)?)?, namespace, name)?])
+            output::imported(vec![drm::import(&drm::variables(&files::text(file)?)?, namespace, name)])
         }
         Command::Import { source: Source::Vpa { file } } => {
-            output::imported(&vpa::import(&files::objects(std::slice::from_ref(file))?)?)
+            output::imported(vpa::import(&files::objects(std::slice::from_ref(file))?))
         }
         Command::Explain { workload, namespace, context } => {
             let text = explain::fetch(workload, namespace.as_deref(), context.as_deref());
@@ -128,4 +131,29 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
 
 fn wait<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn every_command_takes_its_arguments() {
+        Arguments::command().debug_assert();
+        for line in [
+            "lint a.yaml -",
+            "import drm drm.env --name drm --namespace optipod-system",
+            "import vpa -",
+            "explain deploy/web -n shop --context lab",
+            "simulate use.csv -f policy.yaml --cpu-request 500m --memory-limit 1Gi --price-core-hour 1 --price-gibibyte-hour 1",
+            "savings -n shop --price-core-hour 1 --price-gibibyte-hour 1",
+        ] {
+            let words = std::iter::once("kubectl-optipod").chain(line.split(' '));
+            assert!(Arguments::try_parse_from(words).is_ok(), "{line}");
+        }
+        let one = ["kubectl-optipod", "savings", "--price-core-hour", "1"];
+        assert!(Arguments::try_parse_from(one).is_err(), "one price is none");
+    }
 }

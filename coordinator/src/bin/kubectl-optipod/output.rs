@@ -27,25 +27,62 @@ pub fn error(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
-/// Prints policies as YAML documents, and remarks to standard error. A policy that would be refused is an error.
-pub fn imported(imported: &[Imported]) -> Result<ExitCode> {
-    if imported.is_empty() {
+/// What became of some objects.
+pub type Outcomes = Vec<Result<Imported>>;
+
+/// Prints policies as YAML documents, then remarks and errors to standard error. All are judged before the first is
+/// printed; one that failed does not keep the others back.
+pub fn imported(outcomes: Outcomes) -> Result<ExitCode> {
+    if outcomes.is_empty() {
         bail!("no object of the expected kind was found");
     }
-    for Imported { policy, remarks } in imported {
-        let name = policy.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
-        let findings = lint(policy);
-        if !findings.violations.is_empty() {
-            let all: Vec<_> = findings.violations.iter().map(ToString::to_string).collect();
-            bail!("{name}: what was imported is not a valid policy: {}", all.join("; "));
-        }
-        print(&format!("---\n{}", serde_yaml_ng::to_string(policy)?))?;
-        for remark in remarks {
-            error(&format!("{name}: {remark}"));
-        }
-        for warning in findings.warnings {
-            error(&format!("{name}: {warning}"));
+    let judged: Vec<_> = outcomes.into_iter().map(|outcome| outcome.and_then(judged)).collect();
+    for (policy, _) in judged.iter().flatten() {
+        print(policy)?;
+    }
+    let mut code = ExitCode::SUCCESS;
+    for outcome in &judged {
+        match outcome {
+            Ok((_, remarks)) => remarks.iter().for_each(|remark| error(remark)),
+            Err(failed) => {
+                code = ExitCode::FAILURE;
+                error(&format!("error: {failed:#}"));
+            }
         }
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(code)
+}
+
+/// The document, and everything that is said about it. A policy that would be refused is an error.
+fn judged(imported: Imported) -> Result<(String, Vec<String>)> {
+    let Imported { policy, remarks } = imported;
+    let name = policy.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
+    let findings = lint(&policy);
+    if !findings.violations.is_empty() {
+        let all: Vec<_> = findings.violations.iter().map(ToString::to_string).collect();
+        bail!("{name}: what was imported is not a valid policy: {}", all.join("; "));
+    }
+    let warnings = findings.warnings.iter().map(ToString::to_string);
+    let said = remarks.into_iter().chain(warnings).map(|remark| format!("{name}: {remark}")).collect();
+    Ok((format!("---\n{}", serde_yaml_ng::to_string(&policy)?), said))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_the_api_server_would_refuse_is_not_printed() {
+        let policy = |spec: Value| Imported {
+            policy: json!({"apiVersion": "optipod.io/v1alpha1", "kind": "OptimizationPolicy", "metadata": {"name": "p"}, "spec": spec}),
+            remarks: vec!["a remark".to_owned()],
+        };
+        let (text, said) = judged(policy(json!({"mode": "Auto"}))).unwrap();
+        assert!(text.starts_with("---\n") && text.contains("mode: Auto"), "{text}");
+        assert!(said[0] == "p: a remark" && said[1].starts_with("p: spec.replacement: "), "{said:?}");
+        let refused = judged(policy(json!({"weight": -1}))).unwrap_err().to_string();
+        assert!(refused.starts_with("p: what was imported is not a valid policy: spec.weight"), "{refused}");
+    }
 }

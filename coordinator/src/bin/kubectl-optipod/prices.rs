@@ -4,6 +4,7 @@ use optipod_common::savings::Prices;
 
 /// With both prices what is given back is told in money.
 #[derive(Debug, Clone, Copy, Default, clap::Args)]
+#[group(id = "prices")]
 pub struct Options {
     /// Price of one requested core for one hour, in any currency. With both prices what is given back is told in money.
     #[arg(long, value_parser = price, requires = "price_gibibyte_hour")]

@@ -14,11 +14,11 @@ use optipod_common::quantity::{Bytes, MilliCpu};
 use optipod_common::replay::replay_policy;
 use optipod_common::resources::{Amounts, Resources};
 use optipod_coordinator::api::convert::to_policy;
-use optipod_coordinator::api::lint::lint;
+use optipod_coordinator::api::lint::{is_meant, lint};
 use optipod_coordinator::expression::Cel;
 use serde_json::Value;
 
-use super::files::{self, is};
+use super::files;
 use super::prices;
 use report::{Recorded, Simulated};
 
@@ -95,7 +95,7 @@ fn policies(objects: &[files::Located], name: Option<&str>) -> Result<Vec<(Strin
     };
     let found: Vec<_> = objects
         .iter()
-        .filter(|located| is(&located.object, "optipod.io", "OptimizationPolicy"))
+        .filter(|located| is_meant(&located.object))
         .map(|located| (name_of(&located.object), located))
         .filter(|(found, _)| name.is_none_or(|name| found == name))
         .collect();
@@ -279,6 +279,8 @@ spec:
         assert_eq!(policies(&two, Some("silver")).unwrap().len(), 1);
         let bad = files::parse(&POLICY.replace("2h", "2d"), "p").unwrap();
         assert!(error(&bad, None).contains("rollingWindow"));
+        let misspelt = files::parse(&POLICY.replace("kind: Opti", "kind: Otpi"), "p").unwrap();
+        assert!(error(&misspelt, None).contains("expected OptimizationPolicy"));
 
         let mut none = options("1");
         none.cpu_request = None;

@@ -1,16 +1,17 @@
 //! `import vpa`: `VerticalPodAutoscaler` objects become policies.
 
 use anyhow::{Context as _, Result};
+use optipod_coordinator::api::lint::lint;
 use serde_json::{Map, Value, json};
 
 use crate::files::{Located, is};
-use crate::output::Imported;
+use crate::output::{Imported, Outcomes};
 
 /// Label by which the policy finds the workload: a policy selects by label, an autoscaler by name.
 const LABEL: &str = "optipod.io/vpa";
 
 /// Policies for every autoscaler among some objects.
-pub fn import(objects: &[Located]) -> Result<Vec<Imported>> {
+pub fn import(objects: &[Located]) -> Outcomes {
     let autoscalers = objects.iter().filter(|l| is(&l.object, "autoscaling.k8s.io", "VerticalPodAutoscaler"));
     autoscalers.map(|Located { place, object }| one(object).with_context(|| place.clone())).collect()
 }
@@ -41,11 +42,12 @@ fn one(object: &Value) -> Result<Imported> {
     };
     import.remark("delete the autoscaler, or set its updateMode to Off, before this policy has mode Auto: OptiPod stands back from workloads that another one sizes".to_owned());
     import.mode(text("/spec/updatePolicy/updateMode"));
-    // what its recommender does unless told otherwise
+    // what its recommender does unless told otherwise; half of so long a window would be four days
     import.spec.insert(
         "metricsConfig".to_owned(),
-        json!({"rollingWindow": "192h", "percentile": "P90", "safetyFactor": 1.15}),
+        json!({"rollingWindow": "192h", "percentile": "P90", "safetyFactor": 1.15, "minimumCoverage": 0.05}),
     );
+    import.remark("nothing shrinks before a twentieth of the eight days, some ten hours, has data (metricsConfig.minimumCoverage: 0.05): the autoscaler acts within a day, too; a larger share waits for more".to_owned());
     let mut selector = json!({"workloadKinds": [kind], by: labels});
     let policies = object.pointer("/spec/resourcePolicy/containerPolicies").and_then(Value::as_array);
     let policies = policies.cloned().unwrap_or_default();
@@ -58,7 +60,7 @@ fn one(object: &Value) -> Result<Imported> {
     import.boost(boost.as_ref());
     import.without_counterpart(object);
     import.unknown(object, &policies);
-    Ok(Imported {
+    let mut imported = Imported {
         policy: json!({
             "apiVersion": "optipod.io/v1alpha1",
             "kind": "OptimizationPolicy",
@@ -66,7 +68,25 @@ fn one(object: &Value) -> Result<Imported> {
             "spec": import.spec,
         }),
         remarks: import.remarks,
-    })
+    };
+    leave_out(&mut imported);
+    Ok(imported)
+}
+
+/// Takes out bounds and boosts that an autoscaler may have and a policy may not, such as a factor beyond ours. What is
+/// wrong elsewhere, such as in the selector, would leave a policy that reaches further: it stays and is an error.
+fn leave_out(imported: &mut Imported) {
+    let optional =
+        |field: &str| ["spec.resourceBounds.", "spec.startup."].iter().any(|p| field.starts_with(p));
+    for violation in lint(&imported.policy).violations.into_iter().filter(|v| optional(&v.field)) {
+        let pointer = format!("/{}", violation.field.replace('.', "/"));
+        if let Some((parent, name)) = pointer.rsplit_once('/')
+            && let Some(fields) = imported.policy.pointer_mut(parent).and_then(Value::as_object_mut)
+            && fields.remove(name).is_some()
+        {
+            imported.remarks.push(format!("{violation}: left out"));
+        }
+    }
 }
 
 /// Kinds whose own labels OptiPod looks at, with their groups.
@@ -114,6 +134,11 @@ fn label_value(name: &str) -> String {
     let hash = name.bytes().fold(0x811c_9dc5_u32, |hash, b| (hash ^ u32::from(b)).wrapping_mul(0x0100_0193));
     let start: String = name.chars().take(54).collect();
     format!("{start}-{hash:08x}")
+}
+
+/// A quantity as a policy has it. Kubernetes takes `0.5` for `"0.5"`.
+fn quantity(given: &Value) -> Value {
+    if given.is_f64() { given.to_string().into() } else { given.clone() }
 }
 
 fn name_of(policy: &Value) -> &str {
@@ -216,6 +241,8 @@ impl Import {
                 "containerPolicies: controlledResources differs between containers: a policy has one answer for all, those that all have are taken ({})",
                 if common.is_empty() { "none: the policy only recommends".to_owned() } else { common.join(", ") }
             ));
+        } else if common.is_empty() {
+            self.remark("containerPolicies: controlledResources names neither cpu nor memory: the policy only recommends".to_owned());
         }
         if common.is_empty() {
             self.spec.insert("mode".to_owned(), "Recommend".into());
@@ -228,9 +255,15 @@ impl Import {
             if !all.iter().all(requests_only) {
                 self.remark("containerPolicies: controlledValues differs between containers: a policy has one answer for all, limits stay".to_owned());
             }
+            self.remark("Guaranteed pods are left alone: limits stay, and no pod leaves its QoS class in place; guaranteed: MoveTogether moves request and limit of such pods as one number".to_owned());
         } else {
             self.update("updateRequestsOnly", false.into());
-            self.update("limits", json!({"cpu": {"type": "Ratio"}, "memory": {"type": "Ratio"}}));
+            let limits =
+                ["cpu", "memory"].into_iter().filter(|name| common.is_empty() || common.contains(name));
+            let limits: Map<_, _> = limits.map(|name| (name.to_owned(), json!({"type": "Ratio"}))).collect();
+            self.update("limits", limits.into());
+            self.spec.insert("guaranteed".to_owned(), "MoveTogether".into());
+            self.remark("Guaranteed pods are sized as well, request and limit as one number; guaranteed: Hold leaves them alone".to_owned());
         }
     }
 
@@ -241,7 +274,7 @@ impl Import {
         for resource in ["cpu", "memory"] {
             let mut range = Map::new();
             for (theirs, ours) in [("minAllowed", "min"), ("maxAllowed", "max")] {
-                let of = |policy: &&Value| policy.get(theirs).and_then(|list| list.get(resource)).cloned();
+                let of = |policy: &&Value| policy.get(theirs)?.get(resource).map(quantity);
                 let all = on.iter().find(|policy| name_of(policy) == "*").and_then(of);
                 match all.filter(|all| on.iter().all(|policy| of(policy).as_ref() == Some(all))) {
                     Some(bound) => {
@@ -290,7 +323,7 @@ impl Import {
         let size = match (cpu.get("type").and_then(Value::as_str), cpu.get("factor"), cpu.get("quantity")) {
             (Some("Quantity"), _, Some(quantity)) => {
                 self.remark("startupBoost: a quantity is the size while starting here; the autoscaler adds it to the request".to_owned());
-                quantity.clone()
+                self::quantity(quantity)
             }
             (_, Some(factor), _) => format!("{factor}x").into(),
             _ => {
@@ -371,8 +404,8 @@ mod tests {
         let text = format!(
             "apiVersion: autoscaling.k8s.io/v1\nkind: VerticalPodAutoscaler\nmetadata: {{name: web, namespace: shop}}\nspec: {spec}"
         );
-        let mut all = import(&parse(&text, "vpa.yaml").unwrap()).unwrap();
-        let one = all.remove(0);
+        let mut all = import(&parse(&text, "vpa.yaml").unwrap());
+        let one = all.remove(0).unwrap();
         assert_eq!(lint(&one.policy).violations, [], "{}", one.policy);
         one
     }
@@ -386,7 +419,7 @@ mod tests {
         let imported = imported(
             "{targetRef: {apiVersion: apps/v1, kind: Deployment, name: front}, updatePolicy: {updateMode: InPlaceOrRecreate, minReplicas: 1},
               resourcePolicy: {containerPolicies: [
-                {containerName: '*', minAllowed: {cpu: 50m, memory: 64Mi}, maxAllowed: {cpu: '2'}, controlledResources: [cpu], controlledValues: RequestsOnly},
+                {containerName: '*', minAllowed: {cpu: 0.05, memory: 64Mi}, maxAllowed: {cpu: '2'}, controlledResources: [cpu], controlledValues: RequestsOnly},
                 {containerName: istio-proxy, mode: 'Off'}]},
               startupBoost: {cpu: {type: Factor, factor: 3, durationSeconds: 30}}, recommenders: [{name: other}]}",
         );
@@ -395,7 +428,7 @@ mod tests {
         assert_eq!(spec["mode"], "Auto");
         assert_eq!(
             spec["resourceBounds"],
-            json!({"cpu": {"min": "50m", "max": "2"}, "memory": {"min": "64Mi"}})
+            json!({"cpu": {"min": "0.05", "max": "2"}, "memory": {"min": "64Mi"}})
         );
         assert_eq!(spec["updateStrategy"], json!({"allowRecreate": true, "resources": ["cpu"]}));
         assert_eq!(
@@ -405,6 +438,8 @@ mod tests {
         assert_eq!(spec["startup"], json!({"boost": {"cpu": "3x"}, "until": "30s"}));
         assert!(says(&imported, "deployment/front optipod.io/vpa=web"));
         assert!(says(&imported, "minReplicas has no counterpart") && says(&imported, "spec.recommenders"));
+        assert_eq!(spec.get("guaranteed"), None);
+        assert!(says(&imported, "Guaranteed pods are left alone"));
     }
 
     #[test]
@@ -424,6 +459,19 @@ mod tests {
         assert_eq!(plain.policy["spec"]["mode"], "Auto");
         assert_eq!(plain.policy["spec"]["updateStrategy"]["limits"]["cpu"]["type"], "Ratio");
         assert_eq!(plain.policy["spec"]["updateStrategy"]["updateRequestsOnly"], false);
+        let none = imported(&format!(
+            "{{{target}, resourcePolicy: {{containerPolicies: [{{containerName: '*', controlledResources: []}}]}}}}"
+        ));
+        assert_eq!(none.policy["spec"]["mode"], "Recommend");
+        assert!(says(&none, "names neither cpu nor memory: the policy only recommends"));
+        let memory = imported(&format!(
+            "{{{target}, resourcePolicy: {{containerPolicies: [{{containerName: '*', controlledResources: [memory]}}]}}}}"
+        ));
+        assert_eq!(memory.policy["spec"]["updateStrategy"]["limits"], json!({"memory": {"type": "Ratio"}}));
+        assert_eq!(plain.policy["spec"]["metricsConfig"]["minimumCoverage"], 0.05);
+        assert!(says(&plain, "nothing shrinks before a twentieth of the eight days"));
+        assert_eq!(plain.policy["spec"]["guaranteed"], "MoveTogether");
+        assert!(says(&plain, "Guaranteed pods are sized as well"));
     }
 
     #[test]
@@ -434,6 +482,28 @@ mod tests {
         );
         assert_eq!(imported.policy["spec"]["resourceBounds"], json!({"memory": {"max": "1Gi"}}));
         assert!(says(&imported, "minAllowed.cpu is not the same"));
+    }
+
+    #[test]
+    fn values_beyond_those_of_a_policy_are_left_out_and_named() {
+        let imported = imported(
+            "{targetRef: {kind: Deployment, name: front}, startupBoost: {cpu: {factor: 12}}, resourcePolicy: {containerPolicies: [
+                {containerName: '*', minAllowed: {cpu: 4, memory: 100}, maxAllowed: {cpu: 2, memory: 1Gi}}]}}",
+        );
+        let spec = &imported.policy["spec"];
+        assert_eq!(spec["resourceBounds"], json!({"memory": {"max": "1Gi"}}));
+        assert_eq!(spec["startup"]["boost"], json!({}));
+        for part in [
+            "spec.startup.boost.cpu: \"12x\" is not a boost",
+            "spec.resourceBounds.memory.min: \"100\" is too little",
+            "spec.resourceBounds.cpu: min 4 is above max 2",
+        ] {
+            assert!(
+                imported.remarks.iter().any(|r| r.starts_with(part) && r.ends_with(": left out")),
+                "{part}: {:?}",
+                imported.remarks
+            );
+        }
     }
 
     #[test]
@@ -514,7 +584,10 @@ mod tests {
     fn an_object_without_target_is_named() {
         let text =
             "apiVersion: autoscaling.k8s.io/v1\nkind: VerticalPodAutoscaler\nmetadata: {name: web}\nspec: {}";
-        let error = format!("{:#}", import(&parse(text, "vpa.yaml").unwrap()).unwrap_err());
+        let good = text.replace("{}", "{targetRef: {kind: Deployment, name: front}}");
+        let both = import(&parse(&format!("{text}\n---\n{good}"), "vpa.yaml").unwrap());
+        let error = format!("{:#}", both[0].as_ref().unwrap_err());
+        assert!(both[1].is_ok(), "one that says nothing does not keep the others back");
         assert!(error.contains("VerticalPodAutoscaler/web") && error.contains("targetRef.kind"), "{error}");
     }
 }

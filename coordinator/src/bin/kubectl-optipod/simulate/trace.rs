@@ -12,6 +12,9 @@ const COLUMNS: &str = "t_seconds, cpu_cores, memory_mib, series";
 const MOST_CORES: f64 = 100_000.0;
 const MOST_MEBIBYTES: f64 = 1e9;
 
+/// Evidence is of seconds. A recorder's second may be a little short.
+const SHORTEST_STEP: Duration = Duration::from_millis(900);
+
 /// A longer mean says nothing about what a container needs.
 const LONGEST_STEP: Duration = Duration::from_hours(1);
 
@@ -65,10 +68,12 @@ pub fn read(text: &str, series: Option<&str>) -> Result<Usage> {
     ensure!(
         least * 2 > step,
         "samples are {} s apart, but some only {} s: expected equal distances, and gaps",
-        step.as_secs(),
-        least.as_secs()
+        step.as_secs_f64(),
+        least.as_secs_f64()
     );
-    ensure!(step <= LONGEST_STEP, "samples are {} s apart: expected an hour or less", step.as_secs());
+    let apart = step.as_secs_f64();
+    ensure!(step >= SHORTEST_STEP, "samples are {apart} s apart: expected a second or more");
+    ensure!(step <= LONGEST_STEP, "samples are {apart} s apart: expected an hour or less");
     Ok(Usage { step, samples })
 }
 
@@ -96,7 +101,7 @@ fn sample(time: &str, cpu: &str, memory: &str) -> Result<UsageSample> {
     let cpu = number("cpu_cores", cpu, MOST_CORES)?;
     let memory = number("memory_mib", memory, MOST_MEBIBYTES)?;
     Ok(UsageSample {
-        at: Timestamp::from_unix_seconds(whole(time).try_into()?),
+        at: Timestamp::from_unix_micros(whole(time * 1e6).try_into()?),
         cpu: cpu.map(|cores| whole(cores * 10_000.0)),
         memory: memory.map(|mebibytes| whole(mebibytes * 1_048_576.0)),
     })
@@ -142,6 +147,15 @@ mod tests {
     }
 
     #[test]
+    fn times_need_not_be_whole_seconds() {
+        let usage = read("t_seconds,cpu_cores\n0.25,1\n1.75,1\n3.25,1\n6.25,1\n", None).unwrap();
+        assert_eq!(usage.step, Duration::from_millis(1500));
+        let at: Vec<_> = usage.samples.iter().map(|sample| sample.at.unix_micros()).collect();
+        assert_eq!(at, [250_000, 1_750_000, 3_250_000, 6_250_000]);
+        assert!(read("t_seconds,cpu_cores\n0,1\n0.99,1\n1.98,1\n", None).is_ok(), "a short second");
+    }
+
+    #[test]
     fn what_is_wrong_is_named_with_its_line() {
         for (text, series, expected) in [
             ("", None, "there is no column t_seconds"),
@@ -156,6 +170,7 @@ mod tests {
             ("t_seconds,cpu_cores\n60,1\n60,1\n", None, "line 3: t_seconds is not above"),
             ("t_seconds,cpu_cores\n0,1\n1,1,1\n", None, "line: 3"),
             ("t_seconds,cpu_cores\n0,1\n60,1\n61,1\n121,1\n", None, "60 s apart, but some only 1 s"),
+            ("t_seconds,cpu_cores\n0,1\n0.1,1\n0.2,1\n", None, "0.1 s apart: expected a second or more"),
             ("t_seconds,cpu_cores\n0,1\n99999999999,1\n", None, "expected an hour or less"),
             (
                 "series,t_seconds,cpu_cores\na,0,1\nb,60,1\n",
