@@ -31,6 +31,8 @@ const SHORTEST: usize = 20;
 const MOST_CORES: f64 = 100_000.0;
 /// See [`MOST_CORES`].
 const MOST_MEBIBYTES: f64 = 1e9;
+/// Three thousand years.
+const LATEST_SECOND: f64 = 1e11;
 /// Two readings of a fine recording are 10 ms apart; longer than this is none.
 const LONGEST_READING: u64 = 10_000_000;
 
@@ -141,9 +143,7 @@ fn read_set(path: &Path, name: &str) -> Result<Set> {
         let (Some(memory), Some(cpu), Some(second), Some(series)) = (memory, cpu, second, series) else {
             bail!("{}: expected four cells", at());
         };
-        let second: f64 = second.parse().with_context(|| format!("{}: t_seconds is not a number", at()))?;
-        #[allow(clippy::cast_possible_truncation, reason = "saturates; seconds of a trace")]
-        let second = second.round() as i64;
+        let second = time(second).with_context(at)?;
         let entry = values.entry(series.to_owned()).or_default();
         for (cell, into, resource) in
             [(cpu, &mut entry.0, Resource::Cpu), (memory, &mut entry.1, Resource::Memory)]
@@ -158,6 +158,18 @@ fn read_set(path: &Path, name: &str) -> Result<Set> {
         }
     }
     Ok(Set { name: name.to_owned(), series })
+}
+
+/// The whole second that a time belongs to.
+fn time(cell: &str) -> Result<i64> {
+    let second: f64 = cell.parse().with_context(|| format!("t_seconds: {cell:?} is not a number"))?;
+    ensure!(
+        second.abs() <= LATEST_SECOND,
+        "t_seconds: {cell:?} is not between -{LATEST_SECOND} and {LATEST_SECOND}"
+    );
+    #[allow(clippy::cast_possible_truncation, reason = "bounded")]
+    let second = second.round() as i64;
+    Ok(second)
 }
 
 /// `None` for what is not a use: an empty cell, less than nothing.
@@ -177,7 +189,11 @@ fn used(cell: &str, resource: Resource) -> Result<Option<f64>> {
 /// `None` for what is too short, or never used anything.
 fn series_of(name: &str, resource: Resource, mut values: Values) -> Option<Series> {
     values.sort_by_key(|(second, _)| *second);
-    values.dedup_by_key(|(second, _)| *second);
+    // of what is finer than seconds, or there twice, the highest counts
+    values.dedup_by(|(second, value), (kept, highest)| {
+        *highest = if second == kept { highest.max(*value) } else { *highest };
+        second == kept
+    });
     let step = usual_step(&values)?;
     let units = match resource {
         Resource::Cpu => CPU_UNITS,
@@ -321,10 +337,31 @@ mod tests {
             ("a,0,,1e14", "1e14 MiB are more than any container has"),
             ("a,0,100001,", "100001 cores are more than any container has: at most 100000"),
             ("a,0,inf,", "inf cores are more"),
+            ("a,nan,1,", "t_seconds: \"nan\" is not between"),
+            ("a,inf,1,", "t_seconds: \"inf\" is not between"),
+            ("a,1e300,1,", "t_seconds: \"1e300\" is not between"),
+            ("a,x,1,", "t_seconds: \"x\" is not a number"),
         ] {
             let message = message(&format!("{HEADER}\na,0,1,1\n{row}\n"), &[]);
             assert!(message.contains("a.csv.gz:3") && message.contains(expected), "{message}");
         }
+    }
+
+    #[test]
+    fn of_what_is_finer_than_a_second_the_highest_counts() {
+        let row = |n: u32| format!("x,{},{},", f64::from(n) / 10.0, if n % 10 == 3 { 0.5 } else { 0.25 });
+        let rows = (0..300).map(row).collect::<Vec<_>>().join("\n");
+        let folder = folder(&format!("{HEADER}\n{rows}\nx,7,0.75,\nx,7,0.25,\n"));
+        let sets = read(Some(folder.path()), &shipped(), &[]).unwrap().sets;
+        let trace = &sets[0].series[0].trace;
+        assert_eq!((trace.step, trace.samples.len()), (Duration::from_secs(1), 31));
+        let used: Vec<u64> = trace.samples.iter().map(|(_, used)| *used).collect();
+        let expected = |second| match second {
+            7 => 750_000,
+            30 => 250_000,
+            _ => 500_000,
+        };
+        assert_eq!(used, (0..31).map(expected).collect::<Vec<_>>());
     }
 
     #[test]
