@@ -22,6 +22,8 @@ pub enum Verdict {
     MeanOnly,
     /// The means do not hold it.
     Missed,
+    /// The run has no series for it, or not the opponent.
+    Unjudged,
 }
 
 impl fmt::Display for Verdict {
@@ -30,6 +32,7 @@ impl fmt::Display for Verdict {
             Self::Holds => "holds",
             Self::MeanOnly => "mean holds, bound does not",
             Self::Missed => "**missed**",
+            Self::Unjudged => "not judged",
         })
     }
 }
@@ -39,23 +42,31 @@ impl fmt::Display for Verdict {
 pub struct Bar {
     /// What is asked.
     pub what: String,
+    /// `None` where the run measured nothing to judge it by.
+    pub measured: Option<Measured>,
+    /// Asked for, not promised.
+    pub stretch: bool,
+}
+
+/// Both sides of a bar.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Measured {
     /// Ours.
     pub ours: f64,
     /// What is allowed.
     pub allowed: f64,
     /// The difference of the two.
     pub excess: Excess,
-    /// Asked for, not promised.
-    pub stretch: bool,
 }
 
 impl Bar {
     /// By the mean and the bound.
     pub fn verdict(&self) -> Verdict {
-        match self.excess {
-            Excess { mean, .. } if mean > 0.0 => Verdict::Missed,
-            Excess { bound, .. } if bound > 0.0 => Verdict::MeanOnly,
-            _ => Verdict::Holds,
+        match self.measured.map(|measured| measured.excess) {
+            None => Verdict::Unjudged,
+            Some(Excess { mean, .. }) if mean > 0.0 => Verdict::Missed,
+            Some(Excess { bound, .. }) if bound > 0.0 => Verdict::MeanOnly,
+            Some(_) => Verdict::Holds,
         }
     }
 }
@@ -72,17 +83,14 @@ const RESIZES: Metric = ("resizes_per_day", |metrics| metrics.resizes_per_day);
 /// Ours on one resource, and the opponents beside it.
 struct Row<'a> {
     report: &'a Report,
-    ours: Option<&'a SystemReport>,
+    resource: Target,
+    objective: Objective,
     bars: Vec<Bar>,
 }
 
-/// All bars that the run can judge.
+/// All bars, also those that the run cannot judge.
 pub fn all(report: &Report) -> Vec<Bar> {
-    let row = |resource, objective| Row {
-        report,
-        ours: report.find("adaptive", resource, Some(objective)),
-        bars: Vec::new(),
-    };
+    let row = |resource, objective| Row { report, resource, objective, bars: Vec::new() };
     let mut balanced = row(Target::Cpu, Objective::Balanced);
     for other in ["autopilot", "vpa", "vpa-no-minimum", "crane"] {
         balanced = balanced.part(ALLOC, 0.9, other).part(EXCESS, 1.0, other);
@@ -112,37 +120,39 @@ pub fn all(report: &Report) -> Vec<Bar> {
 
 impl Row<'_> {
     /// At most this part of an opponent's.
-    fn part(mut self, metric: Metric, part: f64, other: &str) -> Self {
-        let theirs = self.ours.and_then(|ours| self.report.find(other, ours.resource, None));
-        if let Some(theirs) = theirs {
-            self.push(&format!("{} <= {part:.2} of {other}'s", metric.0), metric, part, Some(theirs));
-        }
-        self
+    fn part(self, metric: Metric, part: f64, other: &str) -> Self {
+        let what = format!("{} <= {part:.2} of {other}'s", metric.0);
+        let theirs = self.report.find(other, self.resource, None);
+        let measured = theirs.and_then(|theirs| self.measured(metric, part, Some(theirs)));
+        self.with(&what, measured)
     }
 
     /// At most this.
-    fn most(mut self, metric: Metric, most: f64) -> Self {
-        self.push(&format!("{} <= {most}", metric.0), metric, most, None);
-        self
+    fn most(self, metric: Metric, most: f64) -> Self {
+        let measured = self.measured(metric, most, None);
+        self.with(&format!("{} <= {most}", metric.0), measured)
     }
 
-    fn push(&mut self, what: &str, (_, metric): Metric, part: f64, theirs: Option<&SystemReport>) {
-        let Some(ours) = self.ours else { return };
-        let resource = serde_json::to_value(ours.resource).unwrap_or_default();
-        let resource = resource.as_str().unwrap_or_default();
-        let objective = ours.objective.map(|o| format!(" {o:?}")).unwrap_or_default();
-        self.bars.push(Bar {
-            what: format!("{resource}{objective}: {what}"),
+    fn measured(&self, (_, metric): Metric, part: f64, theirs: Option<&SystemReport>) -> Option<Measured> {
+        let ours = self.report.find("adaptive", self.resource, Some(self.objective))?;
+        Some(Measured {
             ours: metric(&ours.means),
             allowed: theirs.map_or(part, |theirs| part * metric(&theirs.means)),
             excess: excess(&ours.measured, theirs.map(|theirs| &theirs.measured), metric, part),
-            stretch: false,
-        });
+        })
+    }
+
+    fn with(mut self, what: &str, measured: Option<Measured>) -> Self {
+        let resource = serde_json::to_value(self.resource).unwrap_or_default();
+        let resource = resource.as_str().unwrap_or_default();
+        let what = format!("{resource} {:?}: {what}", self.objective);
+        self.bars.push(Bar { what, measured, stretch: false });
+        self
     }
 
     /// The last bar is asked for, not promised.
     fn stretch(mut self) -> Self {
-        if let Some(bar) = self.bars.last_mut().filter(|_| self.ours.is_some()) {
+        if let Some(bar) = self.bars.last_mut() {
             bar.stretch = true;
         }
         self
@@ -155,19 +165,28 @@ pub fn print(report: &Report) {
         "## Bars\n\n| bar | ours | allowed | ours - allowed | its 95 % bound | |\n|---|---:|---:|---:|---:|---|"
     );
     for bar in all(report) {
-        let Bar { what, ours, allowed, excess: Excess { mean, bound }, stretch } = &bar;
+        let Bar { what, measured, stretch } = &bar;
         let stretch = if *stretch { " (stretch)" } else { "" };
-        println!(
-            "| {what}{stretch} | {ours:.3} | {allowed:.3} | {mean:.3} | {bound:.3} | {} |",
-            bar.verdict()
-        );
+        let numbers = match measured {
+            Some(Measured { ours, allowed, excess: Excess { mean, bound } }) => {
+                format!("{ours:.3} | {allowed:.3} | {mean:.3} | {bound:.3}")
+            }
+            None => "| | |".to_owned(),
+        };
+        println!("| {what}{stretch} | {numbers} | {} |", bar.verdict());
     }
 }
 
-/// The bars that are promised and missed.
-pub fn missed(report: &Report) -> Vec<String> {
-    let missed = all(report).into_iter().filter(|bar| !bar.stretch && bar.verdict() == Verdict::Missed);
-    missed.map(|bar| format!("{}: {:.3}, allowed {:.3}", bar.what, bar.ours, bar.allowed)).collect()
+/// The bars that are promised and do not hold at their bound, each with why.
+pub fn unmet(report: &Report) -> Vec<String> {
+    let unmet = all(report).into_iter().filter(|bar| !bar.stretch && bar.verdict() != Verdict::Holds);
+    let why = |bar: Bar| match bar.measured {
+        Some(Measured { ours, allowed, excess: Excess { bound, .. } }) => {
+            format!("{}: {ours:.3}, allowed {allowed:.3}, above it by {bound:.3} at the bound", bar.what)
+        }
+        None => format!("{}: not judged, the run has no series or not the opponent", bar.what),
+    };
+    unmet.map(why).collect()
 }
 
 #[cfg(test)]
@@ -208,30 +227,40 @@ mod tests {
         assert_eq!(judged(&[alloc(90.0), alloc(95.0), alloc(101.0)]), [Verdict::Holds]);
         assert_eq!(judged(&[alloc(80.0), alloc(80.0), alloc(130.0)]), [Verdict::MeanOnly]);
         assert_eq!(judged(&[alloc(101.0), alloc(101.0), alloc(102.0)]), [Verdict::Missed]);
+        let unmet = |series: &[Metrics]| unmet_of(&of(series), "cpu Savings: alloc");
+        assert_eq!(unmet(&[alloc(90.0), alloc(95.0), alloc(101.0)]), [] as [String; 0]);
         assert_eq!(
-            missed(&of(&[alloc(102.0)])),
-            ["cpu Savings: alloc <= 1.01 of krr's: 102.000, allowed 101.000"]
+            unmet(&[alloc(102.0)]),
+            ["cpu Savings: alloc <= 1.01 of krr's: 102.000, allowed 101.000, above it by 1.000 at the bound"]
         );
+        // by the mean alone is not what is promised
+        assert_eq!(unmet(&[alloc(80.0), alloc(80.0), alloc(130.0)]).len(), 1);
+    }
+
+    fn unmet_of(report: &Report, what: &str) -> Vec<String> {
+        unmet(report).into_iter().filter(|bar| bar.contains(what)).collect()
     }
 
     #[test]
     fn a_stretch_that_is_missed_is_no_failure() {
         let many = Metrics { resizes_per_day: 60.0, ..Metrics::default() };
-        let report = Report {
-            sets: Vec::new(),
-            systems: vec![system("adaptive", Target::Cpu, Some(Objective::Savings), &[many])],
-        };
-        assert_eq!(verdicts(&report, "resizes_per_day"), [Verdict::Missed]);
-        assert_eq!(missed(&report), [] as [String; 0]);
-        let balanced = Report {
-            systems: vec![system("adaptive", Target::Cpu, Some(Objective::Balanced), &[many])],
-            ..report
-        };
-        assert_eq!(missed(&balanced).len(), 1);
+        let objectives = [Objective::Savings, Objective::Balanced];
+        let systems = objectives.map(|one| system("adaptive", Target::Cpu, Some(one), &[many])).to_vec();
+        let report = Report { sets: Vec::new(), systems };
+        assert_eq!(verdicts(&report, "cpu Savings: resizes_per_day"), [Verdict::Missed]);
+        assert_eq!(unmet_of(&report, "cpu Savings: resizes_per_day"), [] as [String; 0]);
+        assert_eq!(unmet_of(&report, "cpu Balanced: resizes_per_day").len(), 1);
     }
 
     #[test]
-    fn what_was_not_measured_is_not_judged() {
-        assert_eq!(all(&Report { sets: Vec::new(), systems: Vec::new() }), []);
+    fn what_was_not_measured_is_not_judged_and_not_kept() {
+        let report = Report { sets: Vec::new(), systems: Vec::new() };
+        let bars = all(&report);
+        assert!(bars.iter().all(|bar| bar.verdict() == Verdict::Unjudged), "{bars:?}");
+        let promised = bars.iter().filter(|bar| !bar.stretch);
+        let unmet = unmet(&report);
+        assert_eq!(unmet.len(), promised.count());
+        let limit = "cpu-limit Balanced: under <= 0.3: not judged, the run has no series or not the opponent";
+        assert_eq!(unmet.last().map(String::as_str), Some(limit));
     }
 }

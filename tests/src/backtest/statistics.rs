@@ -99,12 +99,12 @@ pub struct Intervals {
     /// Of the difference to each opponent on the same series (ours minus theirs).
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub minus: BTreeMap<String, BTreeMap<&'static str, Interval>>,
-    /// Of each metric divided by the opponent's.
+    /// Of each metric divided by the opponent's; `None` where the opponent's is 0 in a draw.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub ratio: BTreeMap<String, BTreeMap<&'static str, Interval>>,
+    pub ratio: BTreeMap<String, BTreeMap<&'static str, Option<Interval>>>,
     /// What that ratio is below with 95 % confidence: the upper end of a one-sided interval.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub ratio_below: BTreeMap<String, BTreeMap<&'static str, f64>>,
+    pub ratio_below: BTreeMap<String, BTreeMap<&'static str, Option<f64>>>,
 }
 
 /// Resamples the series within each set; a system and its opponents are resampled alike.
@@ -115,10 +115,15 @@ pub fn intervals<'a>(ours: &PerSet, opponents: impl Iterator<Item = (&'a str, &'
         let theirs = resampled(theirs);
         let paired: Vec<(Metrics, Metrics)> = samples.iter().copied().zip(theirs).collect();
         result.minus.insert(name.to_owned(), interval(&paired, |(a, b)| a.combined(*b, |x, y| x - y)));
-        let divided = |x: f64, y: f64| if y > 0.0 { x / y } else { f64::from(u8::from(x > 0.0)) };
-        let ratio = |(a, b): &(Metrics, Metrics)| a.combined(*b, divided);
-        result.ratio.insert(name.to_owned(), interval(&paired, ratio));
-        let below = spread(&paired, ratio).into_iter().map(|(name, values)| (name, at(&values, 950)));
+        let ratio = spread(&paired, |(a, b)| a.combined(*b, |x, y| if y > 0.0 { x / y } else { f64::NAN }));
+        let of = |values: &[f64], end| {
+            let divided = values.iter().all(|value| value.is_finite());
+            divided.then(|| at(values, end))
+        };
+        let both = |values: &[f64]| Some([of(values, 25)?, of(values, 975)?]);
+        let named = |(name, values): (&&'static str, &Vec<f64>)| (*name, both(values));
+        result.ratio.insert(name.to_owned(), ratio.iter().map(named).collect());
+        let below = ratio.iter().map(|(name, values)| (*name, of(values, 950)));
         result.ratio_below.insert(name.to_owned(), below.collect());
     }
     result
@@ -243,6 +248,29 @@ mod tests {
         assert!(low < 19.5 && high > 19.5 && high - low > 2.0, "{low}..{high}");
         let [low, high] = intervals.minus["b"]["alloc"];
         assert!((low + 1.0).abs() < 1e-9 && (high + 1.0).abs() < 1e-9, "{low}..{high}");
+    }
+
+    #[test]
+    fn there_is_no_ratio_to_an_opponent_that_has_none_of_it() {
+        let of = |alloc: f64, excess: f64| vec![Metrics { alloc, excess, ..Metrics::default() }; 3];
+        let with_one = |mut series: Vec<Metrics>| {
+            series[0].excess = 2.0;
+            series
+        };
+        let set = |series| PerSet::from([("a".to_owned(), series)]);
+        let (ours, none, some, all) =
+            (set(of(1.0, 3.0)), set(of(2.0, 0.0)), set(with_one(of(2.0, 0.0))), set(of(2.0, 2.0)));
+        let intervals = intervals(&ours, [("none", &none), ("some", &some), ("all", &all)].into_iter());
+        for opponent in ["none", "some"] {
+            // one series of three has some: a draw without it has nothing to divide by
+            assert_eq!(intervals.ratio[opponent]["excess"], None, "{opponent}");
+            assert_eq!(intervals.ratio_below[opponent]["excess"], None, "{opponent}");
+            assert_eq!(intervals.ratio[opponent]["alloc"], Some([0.5, 0.5]), "{opponent}");
+        }
+        assert_eq!(intervals.ratio["all"]["excess"], Some([1.5, 1.5]));
+        assert_eq!(intervals.ratio_below["all"]["excess"], Some(1.5));
+        let json = serde_json::to_value(&intervals).unwrap();
+        assert!(json["ratio"]["none"]["excess"].is_null(), "{json}");
     }
 
     #[test]

@@ -27,6 +27,14 @@ const SUFFIX: &str = ".csv.gz";
 const HEADER: &str = "series,t_seconds,cpu_cores,memory_mib";
 /// A series with fewer samples says nothing.
 const SHORTEST: usize = 20;
+/// More than any container has: sums of what is below stay far from the end of 64 bits.
+const MOST_CORES: f64 = 100_000.0;
+/// See [`MOST_CORES`].
+const MOST_MEBIBYTES: f64 = 1e9;
+/// Three thousand years.
+const LATEST_SECOND: f64 = 1e11;
+/// Two readings of a fine recording are 10 ms apart; longer than this is none.
+const LONGEST_READING: u64 = 10_000_000;
 
 /// Series from one source.
 #[derive(Debug, Clone)]
@@ -135,18 +143,12 @@ fn read_set(path: &Path, name: &str) -> Result<Set> {
         let (Some(memory), Some(cpu), Some(second), Some(series)) = (memory, cpu, second, series) else {
             bail!("{}: expected four cells", at());
         };
-        let second: f64 = second.parse().with_context(|| format!("{}: t_seconds is not a number", at()))?;
-        #[allow(clippy::cast_possible_truncation, reason = "saturates; seconds of a trace")]
-        let second = second.round() as i64;
+        let second = time(second).with_context(at)?;
         let entry = values.entry(series.to_owned()).or_default();
-        for (cell, into) in [(cpu, &mut entry.0), (memory, &mut entry.1)] {
-            if !cell.is_empty() {
-                let value: f64 = cell.parse().with_context(|| format!("{}: not a number", at()))?;
-                // what is not a use is missing
-                if value.is_finite() && value >= 0.0 {
-                    into.push((second, value));
-                }
-            }
+        for (cell, into, resource) in
+            [(cpu, &mut entry.0, Resource::Cpu), (memory, &mut entry.1, Resource::Memory)]
+        {
+            into.extend(used(cell, resource).with_context(at)?.map(|value| (second, value)));
         }
     }
     let mut series = Vec::new();
@@ -158,10 +160,40 @@ fn read_set(path: &Path, name: &str) -> Result<Set> {
     Ok(Set { name: name.to_owned(), series })
 }
 
+/// The whole second that a time belongs to.
+fn time(cell: &str) -> Result<i64> {
+    let second: f64 = cell.parse().with_context(|| format!("t_seconds: {cell:?} is not a number"))?;
+    ensure!(
+        second.abs() <= LATEST_SECOND,
+        "t_seconds: {cell:?} is not between -{LATEST_SECOND} and {LATEST_SECOND}"
+    );
+    #[allow(clippy::cast_possible_truncation, reason = "bounded")]
+    let second = second.round() as i64;
+    Ok(second)
+}
+
+/// `None` for what is not a use: an empty cell, less than nothing.
+fn used(cell: &str, resource: Resource) -> Result<Option<f64>> {
+    if cell.is_empty() {
+        return Ok(None);
+    }
+    let value: f64 = cell.parse().with_context(|| format!("{cell:?} is not a number"))?;
+    let (most, unit) = match resource {
+        Resource::Cpu => (MOST_CORES, "cores"),
+        Resource::Memory => (MOST_MEBIBYTES, "MiB"),
+    };
+    ensure!(value.is_nan() || value <= most, "{cell} {unit} are more than any container has: at most {most}");
+    Ok((value >= 0.0).then_some(value))
+}
+
 /// `None` for what is too short, or never used anything.
 fn series_of(name: &str, resource: Resource, mut values: Values) -> Option<Series> {
     values.sort_by_key(|(second, _)| *second);
-    values.dedup_by_key(|(second, _)| *second);
+    // of what is finer than seconds, or there twice, the highest counts
+    values.dedup_by(|(second, value), (kept, highest)| {
+        *highest = if second == kept { highest.max(*value) } else { *highest };
+        second == kept
+    });
     let step = usual_step(&values)?;
     let units = match resource {
         Resource::Cpu => CPU_UNITS,
@@ -210,8 +242,12 @@ fn recorded(path: &Path) -> Result<Set> {
         .collect::<Result<_>>()?;
     let mut values: Vec<Values> = vec![Vec::new(); columns.len()];
     for (second, line) in (0_i64..).zip(lines) {
-        for (cell, into) in line?.trim().split(',').skip(1).zip(&mut values) {
-            into.extend(cell.parse().ok().map(|value| (second, value)));
+        let line = line?;
+        let cells = line.trim().split(',').skip(1).zip(&columns).zip(&mut values);
+        for ((cell, (_, resource)), into) in cells {
+            let value = used(cell, *resource)
+                .with_context(|| format!("{}:{}: {line:?}", path.display(), second + 2))?;
+            into.extend(value.map(|value| (second, value)));
         }
     }
     let series = columns.iter().zip(values);
@@ -240,16 +276,14 @@ fn fine_cpu(path: &Path) -> Result<Vec<FineCpu>> {
         .collect();
     for (number, line) in lines.enumerate() {
         let line = line?;
-        let mut cells = line.trim().split(',').map(|cell| {
-            let cell = cell.parse::<u64>();
-            cell.with_context(|| format!("{}:{}: {line:?}", path.display(), number + 2))
-        });
+        let at = || format!("{}:{}: {line:?}", path.display(), number + 2);
+        let mut cells = line.trim().split(',').map(|cell| cell.parse::<u64>().with_context(at));
         let delta = cells.next().transpose()?.unwrap_or(0);
+        ensure!(delta <= LONGEST_READING, "{}: {delta} us between two readings", at());
         for series in &mut series {
-            let used = cells.next().transpose()?;
-            series
-                .readings
-                .push((delta, used.with_context(|| format!("line {}: too few cells", number + 2))?));
+            let used = cells.next().transpose()?.with_context(|| format!("{}: too few cells", at()))?;
+            ensure!(used as f64 <= delta as f64 * MOST_CORES, "{}: {used} us of CPU in {delta} us", at());
+            series.readings.push((delta, used));
         }
     }
     Ok(series)
@@ -299,6 +333,43 @@ mod tests {
         assert!(message(&format!("{HEADER}\na,0,zero,\n"), &[]).contains("a.csv.gz:2"));
         assert!(message(&format!("{HEADER}\na,0\n"), &[]).contains("four cells"));
         assert!(message(&format!("{HEADER}\n"), &["b".to_owned()]).contains('b'));
+        for (row, expected) in [
+            ("a,0,,1e14", "1e14 MiB are more than any container has"),
+            ("a,0,100001,", "100001 cores are more than any container has: at most 100000"),
+            ("a,0,inf,", "inf cores are more"),
+            ("a,nan,1,", "t_seconds: \"nan\" is not between"),
+            ("a,inf,1,", "t_seconds: \"inf\" is not between"),
+            ("a,1e300,1,", "t_seconds: \"1e300\" is not between"),
+            ("a,x,1,", "t_seconds: \"x\" is not a number"),
+        ] {
+            let message = message(&format!("{HEADER}\na,0,1,1\n{row}\n"), &[]);
+            assert!(message.contains("a.csv.gz:3") && message.contains(expected), "{message}");
+        }
+    }
+
+    #[test]
+    fn of_what_is_finer_than_a_second_the_highest_counts() {
+        let row = |n: u32| format!("x,{},{},", f64::from(n) / 10.0, if n % 10 == 3 { 0.5 } else { 0.25 });
+        let rows = (0..300).map(row).collect::<Vec<_>>().join("\n");
+        let folder = folder(&format!("{HEADER}\n{rows}\nx,7,0.75,\nx,7,0.25,\n"));
+        let sets = read(Some(folder.path()), &shipped(), &[]).unwrap().sets;
+        let trace = &sets[0].series[0].trace;
+        assert_eq!((trace.step, trace.samples.len()), (Duration::from_secs(1), 31));
+        let used: Vec<u64> = trace.samples.iter().map(|(_, used)| *used).collect();
+        let expected = |second| match second {
+            7 => 750_000,
+            30 => 250_000,
+            _ => 500_000,
+        };
+        assert_eq!(used, (0..31).map(expected).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn what_is_less_than_nothing_is_a_gap() {
+        for cell in ["-1", "-inf", "nan", ""] {
+            assert_eq!(used(cell, Resource::Memory).unwrap(), None, "{cell:?}");
+        }
+        assert_eq!(used("1e9", Resource::Memory).unwrap(), Some(1e9));
     }
 
     #[test]
