@@ -346,20 +346,84 @@ fn new_leader_sweeps_what_an_earlier_one_left_of_what_is_gone() {
 }
 
 #[test]
-fn what_waits_for_a_moment_does_not_wait_for_the_interval() {
+fn what_waits_for_a_pod_to_be_admitted_is_decided_on_when_it_is() {
+    for killed in [false, true] {
+        let mut world = World::new();
+        let startup = json!({"boost": {"cpu": "2x"}});
+        let policy = json!({"reconciliationInterval": "1h", "startup": startup});
+        let of = resources(("24m", "20Mi"), ("1", "64Mi"));
+        let wanting = Demand { millicores: 20, memory: (if killed { 16 } else { 50 }) * MEBIBYTE };
+        let web = world.deployment("default", "web", &of, wanting);
+        let late = world.deployment("default", "late", &resources(("24m", "20Mi"), ("1", "1Gi")), LITTLE);
+        world.change(&late, |pod| pod["status"]["phase"] = "Pending".into());
+        world.run(seconds(60));
+        if killed {
+            world.kill_for_memory(&web);
+            world.run(seconds(20));
+        }
+        world.policy("default", "p", &policy);
+        world.run(seconds(20));
+        let status = world.status("default", "p").workloads.iter().find(|w| w.name == "web").unwrap();
+        assert_eq!(status.reason, "NodeAdmitting", "{}", status.message);
+        let evaluated = world.metrics.event_evaluations.get();
+        world.run(seconds(60));
+        assert_eq!(world.metrics.event_evaluations.get(), evaluated, "nothing happened");
+        assert!(world.plans().is_empty(), "{:?}", world.plans());
+        world.change(&late, |pod| pod["status"]["phase"] = "Running".into());
+        world.run(seconds(1));
+        assert!(world.plans()[0].starts_with("app: memory request 20Mi > "), "{:?}", world.plans());
+        assert_eq!(world.plans().len(), 1);
+    }
+}
+
+#[test]
+fn slot_that_is_free_again_is_used_at_once() {
     let mut world = World::new();
-    let wanting = Demand { millicores: 20, memory: 100 * MEBIBYTE };
-    world.deployment("default", "web", &resources(("24m", "20Mi"), ("1", "1Gi")), wanting);
-    let late = world.deployment("default", "late", &resources(("24m", "20Mi"), ("1", "1Gi")), LITTLE);
-    world.change(&late, |pod| pod["status"]["phase"] = "Pending".into());
-    world.run(seconds(60));
-    world.policy("default", "p", &json!({"reconciliationInterval": "1h"}));
-    world.run(seconds(20));
-    let web = world.status("default", "p").workloads.iter().find(|w| w.name == "web").unwrap();
-    assert_eq!(web.reason, "NodeAdmitting", "{}", web.message);
-    world.change(&late, |pod| pod["status"]["phase"] = "Running".into());
+    let one = json!({"maxConcurrentResizes": 1});
+    for name in ["a", "b", "c"] {
+        world.deployment("default", name, &too_much(), LITTLE);
+    }
+    world.run(seconds(100));
+    world.policy("default", "p", &by_events(&json!({"updateStrategy": one})));
     world.run(seconds(10));
-    assert_eq!(world.plans(), [GROWN]);
+    // two ticks until a resize counts as done
+    let times: Vec<u64> = world.requests.iter().map(|(at, _)| at.as_secs()).collect();
+    assert_eq!(times, [101, 103, 105], "{:?}", world.plans());
+}
+
+#[test]
+fn pods_that_come_with_a_list_are_events_too() {
+    let mut world = World::new();
+    let first = world.deployment("default", "web", &too_much(), LITTLE);
+    world.run(seconds(120));
+    world.policy("default", "p", &by_events(&json!({})));
+    world.run(seconds(60));
+    assert_eq!(world.plans(), [SHRUNK]);
+    // the watch broke before the pod came
+    world.behind = Some(format!("web-1-{}", 2));
+    let second = world.pod_of("default", "web", &too_much(), LITTLE);
+    assert_eq!(Some(&second), world.behind.as_ref());
+    world.run(seconds(10));
+    world.behind = None;
+    let list = [&first, &second].map(|pod| support::object(&world.pods[pod].json));
+    world.engine.on_change(Change::Pods(Delta::Replace(list.into())), world.now);
+    world.run(seconds(10));
+    assert_eq!(world.plans(), [SHRUNK, SHRUNK]);
+}
+
+#[test]
+fn clock_that_is_set_back_stops_no_evaluation() {
+    let mut world = World::new();
+    world.policy("default", "p", &json!({}));
+    world.deployment("default", "web", &too_much(), LITTLE);
+    world.run(seconds(100));
+    let evaluated = |world: &World| {
+        world.metrics.reconciliation_seconds.with_label_values(&["default/p"]).get_sample_count()
+    };
+    let before = evaluated(&world);
+    world.now = world.now - seconds(7200);
+    world.run(seconds(60));
+    assert!(evaluated(&world) >= before + 5, "{} after {before}", evaluated(&world));
 }
 
 /// The node of the world with this much CPU, and more memory than anybody asks for.

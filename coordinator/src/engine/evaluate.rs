@@ -51,9 +51,6 @@ pub struct PodOutcome {
 /// What was written is seen through the watch after at most this time, unless the write failed.
 const WATCH_LAG: Duration = Duration::from_secs(60);
 
-/// What holds a decision for a moment is looked at again after this time, however long the policy's interval is.
-const SOON: Duration = Duration::from_secs(5);
-
 /// `RuntimeClasses` whose handlers are known to follow a resize: containers of the host's own kernel.
 const RUNTIME_CLASSES: [&str; 3] = ["runc", "crun", "nvidia"];
 
@@ -67,6 +64,8 @@ struct Turn<'a> {
     starting: bool,
     /// Why the strategy only shows what it would do.
     shadow: Option<String>,
+    /// Why nothing is decreased.
+    breaker: Option<String>,
     now: Timestamp,
 }
 
@@ -101,7 +100,7 @@ impl Engine {
             return;
         }
         let selection = self.index.select();
-        let unselected = deleted.into_iter().filter(|workload| !is_selected(&selection, workload));
+        let unselected = deleted.into_iter().filter(|workload| !selection.has(workload));
         effects.extend(unselected.map(Effect::DeleteRecommendation));
         if !self.swept {
             self.swept = true;
@@ -135,12 +134,13 @@ impl Engine {
     /// Workloads that something happened to, and nothing else. The policy's status follows with the policy's own
     /// evaluation: at the end of a resize, else at its time.
     fn evaluate_events(&mut self, starting: bool, now: Timestamp, effects: &mut Vec<Effect>) {
-        let due = self.events.take_due(now);
+        let mut due = self.events.take_due(now);
+        due.extend(self.events.with_slot(|policy| self.free_slots(policy)).cloned());
         if due.is_empty() {
             return;
         }
         let selection = self.index.select_some(&due);
-        for workload in due.iter().filter(|workload| !is_selected(&selection, workload)) {
+        for workload in due.iter().filter(|workload| !selection.has(workload)) {
             self.events.forget(workload);
         }
         let pods = selection.by_policy.values().flatten().flat_map(|workload| &workload.pods);
@@ -158,10 +158,7 @@ impl Engine {
             for outcome in &outcomes {
                 self.metrics.event_evaluations.inc();
                 effects.extend(self.requests(key, outcome, (policy.mode, policy.dry_run), now));
-                self.events.evaluated(policy, outcome, false, now);
-                if outcome.pods.iter().any(waits_for_a_moment) {
-                    self.events.put(&outcome.workload);
-                }
+                self.events.evaluated((key, policy), outcome, false, now);
                 let Some(state) = self.policies.get_mut(key) else { continue };
                 effects.extend(tell_of((&entry, policy, &self.index), state, outcome, now));
             }
@@ -179,11 +176,10 @@ impl Engine {
         (starting, now): (bool, Timestamp),
     ) -> Vec<WorkloadOutcome> {
         let key = &entry.key;
-        let limit = usize::try_from(policy.update.max_concurrent_resizes).unwrap_or(usize::MAX);
-        let free = limit.saturating_sub(self.resizes.in_flight_of(key));
+        let free = self.free_slots(key);
         let said = self.policies.get(key).and_then(|state| state.written.as_ref());
         let shadow = version::shadow(policy, said.map_or(&entry.status, |(status, _)| status));
-        let mut turn = Turn { free, standing, starting, shadow, now };
+        let mut turn = Turn { free, standing, starting, shadow, breaker: self.breaker.open(now), now };
         for workload in workloads {
             self.usage.set_startup(&workload.workload, policy.startup.until);
         }
@@ -191,9 +187,16 @@ impl Engine {
         workloads.iter().map(evaluate).collect()
     }
 
+    /// Resizes of a policy that may still be started.
+    fn free_slots(&self, key: &PolicyKey) -> usize {
+        let parsed = self.index.policy(key).and_then(|entry| entry.parsed.as_ref().ok());
+        let limit = parsed.map_or(0, |(policy, _)| policy.update.max_concurrent_resizes);
+        usize::try_from(limit).unwrap_or(usize::MAX).saturating_sub(self.resizes.in_flight_of(key))
+    }
+
     /// Forgets policies that were deleted; returns the workloads that they were in charge of.
     fn forget_deleted(&mut self) -> Vec<WorkloadRef> {
-        let Self { policies, index, metrics, .. } = self;
+        let Self { policies, index, metrics, events, .. } = self;
         let mut workloads = Vec::new();
         policies.retain(|key, state| {
             let exists = index.policy(key).is_some();
@@ -203,6 +206,7 @@ impl Engine {
             }
             exists
         });
+        workloads.iter().for_each(|workload| events.forget(workload));
         workloads
     }
 
@@ -238,7 +242,7 @@ impl Engine {
                 let outcomes = self.evaluate_workloads(&entry, about, workloads, standing, (starting, now));
                 for outcome in &outcomes {
                     effects.extend(self.requests(key, outcome, (policy.mode, policy.dry_run), now));
-                    self.events.evaluated(policy, outcome, true, now);
+                    self.events.evaluated((key, policy), outcome, true, now);
                 }
                 outcomes
             }
@@ -248,12 +252,9 @@ impl Engine {
             Ok((policy, _)) => policy.reconciliation_interval,
             Err(_) => Policy::default().reconciliation_interval,
         };
-        // what only waits for something that passes does not wait for the interval
-        let passes = outcomes.iter().flat_map(|outcome| &outcome.pods).any(waits_for_a_moment);
-        let interval = if passes { interval.min(SOON) } else { interval };
         let brake = self.brake();
         let state = self.policies.entry(key.clone()).or_default();
-        state.due = Some(now + interval);
+        (state.due, state.evaluated) = (Some(now + interval), Some(now));
         state.generation = Some(entry.generation);
         effects.extend(report(&entry, state, selection, &outcomes, (brake.as_deref(), now)));
         if let Ok((policy, _)) = &entry.parsed {
@@ -279,7 +280,7 @@ impl Engine {
             shadow: turn.shadow.clone(),
             starting: turn.starting,
             clock_jumped: self.jumped.is_some_and(|at| now.since(at) < policy.reconciliation_interval),
-            breaker: self.breaker.open(now),
+            breaker: turn.breaker.clone(),
             hpa: self.index.hpa_resources(&workload.workload),
             canary: canary(policy, &sized, |uid| self.resizes.in_flight(uid), now),
             owner_progressing: is_progressing(&sized),
@@ -347,12 +348,6 @@ impl Engine {
         }
         effects
     }
-}
-
-/// Something is held for a reason that passes within seconds, as a rule.
-fn waits_for_a_moment(pod: &PodOutcome) -> bool {
-    let passing = [Reason::NodeAdmitting, Reason::ConcurrencyLimit, Reason::CoordinatorStarting];
-    pod.decision.held().iter().any(|hold| passing.contains(&hold.reason))
 }
 
 /// A workload that is left alone although a policy selects it.
@@ -474,11 +469,6 @@ fn report(
     effects
 }
 
-/// Some policy is in charge of the workload.
-fn is_selected(selection: &Selection, workload: &WorkloadRef) -> bool {
-    selection.by_policy.values().flatten().any(|selected| selected.workload == *workload)
-}
-
 /// Recommendations that say something new, and those whose workload is gone.
 fn tell(
     (entry, policy, index): (&PolicyEntry, &Policy, &Index),
@@ -494,7 +484,7 @@ fn tell(
             return true;
         }
         // what another policy is in charge of now has its object from that one
-        if !is_selected(selection, workload) {
+        if !selection.has(workload) {
             effects.push(Effect::DeleteRecommendation(workload.clone()));
         }
         false

@@ -34,7 +34,7 @@ pub use self::version::{current as current_version, pinned};
 use crate::api::recommendation::{HistoryEntry, RecommendationStatus};
 use crate::api::v1alpha1::OptimizationPolicyStatus;
 use crate::apply::{Accepted, Action, Refusal};
-use crate::index::{CONFIG_MAP, Change, Declared, Delta, Index, OwnerObject, PodKey, PolicyKey};
+use crate::index::{CONFIG_MAP, Change, Declared, Delta, Index, Life, OwnerObject, PodKey, PolicyKey};
 use crate::ingest::Ingest;
 use crate::metrics::Metrics;
 use crate::recommendations;
@@ -114,6 +114,7 @@ pub struct Request {
 #[derive(Default)]
 struct PolicyState {
     due: Option<Timestamp>,
+    evaluated: Option<Timestamp>,
     generation: Option<i64>,
     last_applied: BTreeMap<WorkloadRef, Timestamp>,
     written: Option<(OptimizationPolicyStatus, Timestamp)>,
@@ -127,9 +128,20 @@ const RETENTION: Duration = Duration::from_secs(24 * 3600);
 /// Time between two compactions of the store: the width of its finest slot.
 const COMPACT_EVERY: Duration = Duration::from_secs(15);
 
+/// Least time between two evaluations of a policy that ends of its resizes ask for: the resizes' own workloads do not wait,
+/// what its status says of them does.
+const STATUS_PACE: Duration = Duration::from_secs(5);
+
 /// A tick that comes this much before the last one, or this much after it, shows that the clock jumped.
 const CLOCK_BACK: Duration = Duration::from_secs(5);
 const CLOCK_AHEAD: Duration = Duration::from_secs(300);
+
+/// How pods stand: which of them is where, and where each is in its life.
+struct Stands {
+    lives: Vec<(PodKey, Option<Life>)>,
+    /// Nodes.
+    places: BTreeSet<String>,
+}
 
 /// All state. Methods take the time as an argument and return what is to be done.
 pub struct Engine {
@@ -221,25 +233,43 @@ impl Engine {
 
     /// The cluster changed.
     pub fn on_change(&mut self, change: Change, now: Timestamp) {
-        let pod = match &change {
-            Change::Pods(Delta::Apply(pod)) => Some(PodKey::of(pod)),
-            _ => None,
-        };
-        let before = pod.as_ref().and_then(|pod| self.index.life(pod));
+        let before = self.stands(&change);
         let was_dry = self.dry_run();
         let known = self.index.apply(change, now);
         self.usage.join(&known, &self.index, now);
-        if let Some(pod) = pod
-            && self.leading_since.is_some()
-            && self.index.life(&pod) != before
-            && let Some(workload) = self.index.workload_of(&pod)
-        {
-            self.events.put(workload);
+        if let Some(before) = before.filter(|_| self.leading_since.is_some()) {
+            self.wake(&before);
         }
         if self.dry_run() != was_dry {
             self.policies.values_mut().for_each(|state| state.due = Some(now));
         }
         self.metrics.dry_run.set(self.dry_run().into());
+    }
+
+    /// How the pods of a change stand before it; `None` when it is about something else.
+    fn stands(&self, change: &Change) -> Option<Stands> {
+        let pods: BTreeSet<PodKey> = match change {
+            Change::Pods(Delta::Apply(pod) | Delta::Delete(pod)) => BTreeSet::from([PodKey::of(pod)]),
+            Change::Pods(Delta::Replace(pods)) => {
+                pods.iter().map(PodKey::of).chain(self.index.pod_keys().cloned()).collect()
+            }
+            _ => return None,
+        };
+        let places = pods.iter().filter_map(|pod| self.index.place_of(pod)).map(str::to_owned).collect();
+        let lives = pods.into_iter().map(|pod| (self.index.life(&pod), pod));
+        Some(Stands { lives: lives.map(|(life, pod)| (pod, life)).collect(), places })
+    }
+
+    /// Makes due what a change of pods is about, and what waited for it.
+    fn wake(&mut self, before: &Stands) {
+        let Self { index, events, .. } = self;
+        let changed = before.lives.iter().filter(|(pod, life)| index.life(pod) != *life);
+        changed.filter_map(|(pod, _)| index.workload_of(pod)).for_each(|workload| events.put(workload));
+        let after = before.lives.iter().filter_map(|(pod, _)| index.place_of(pod));
+        let places: BTreeSet<&str> = before.places.iter().map(String::as_str).chain(after).collect();
+        let awaited = events.awaited().filter(|node| places.contains(node.as_str()));
+        let free: Vec<String> = awaited.filter(|node| index.admitting(node).is_none()).cloned().collect();
+        free.iter().for_each(|node| events.admitted(node));
     }
 
     /// What earlier leaders left could not be looked through: it is asked for again.
@@ -349,7 +379,7 @@ impl Engine {
                 // what passes within seconds is tried when it has; the rest is told at once
                 let passed =
                     self.resizes.backoff(&subject.uid).filter(|_| passing).map(|backoff| backoff.until);
-                self.reevaluate(&subject.policy, passed.unwrap_or(now));
+                self.reevaluate(&subject, passed.unwrap_or(now));
                 // a conflict is the fence at work, not news
                 if matches!(
                     refusal.reason,
@@ -391,10 +421,19 @@ impl Engine {
         effects
     }
 
-    /// A clock that was set, or a process that was stopped, makes ages wrong.
+    /// A clock that was set, or a process that was stopped, makes ages wrong. What was to be done at a time that a clock of
+    /// before said is done now: it may not come again for hours.
     fn watch_clock(&mut self, now: Timestamp) {
-        let before = self.ticked.replace(now);
-        if before.is_some_and(|before| before.since(now) > CLOCK_BACK || now.since(before) > CLOCK_AHEAD) {
+        let Some(before) = self.ticked.replace(now) else { return };
+        let back = before.since(now);
+        if back > CLOCK_BACK {
+            self.leading_since = self.leading_since.map(|since| since.min(now));
+            self.policies.values_mut().for_each(|state| (state.due, state.evaluated) = (Some(now), None));
+            self.events.clock_jumped(now);
+            self.resizes.set_back(back);
+            self.compacted = None;
+        }
+        if back > CLOCK_BACK || now.since(before) > CLOCK_AHEAD {
             self.jumped = Some(now);
         }
     }
@@ -454,7 +493,7 @@ impl Engine {
             }
             End::Void(_) => {}
         }
-        self.reevaluate(&subject.policy, now);
+        self.reevaluate(subject, now);
         effects
     }
 
@@ -519,10 +558,12 @@ impl Engine {
         self.index.facts(&subject.pod).filter(|facts| facts.uid == subject.uid)
     }
 
-    /// The next tick evaluates this policy.
-    fn reevaluate(&mut self, policy: &PolicyKey, now: Timestamp) {
-        if let Some(state) = self.policies.get_mut(policy) {
-            state.due = Some(now);
+    /// At that time the workload of a resize is evaluated, and its policy, whose status is about all of them, at its pace.
+    fn reevaluate(&mut self, subject: &Subject, at: Timestamp) {
+        self.events.put_at(&subject.workload, at);
+        if let Some(state) = self.policies.get_mut(&subject.policy) {
+            let at = state.evaluated.map_or(at, |evaluated| at.max(evaluated + STATUS_PACE));
+            state.due = Some(state.due.map_or(at, |due| due.min(at)));
         }
     }
 

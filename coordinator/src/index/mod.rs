@@ -149,6 +149,9 @@ impl OwnerObject {
 /// A workload, and what its containers declare.
 pub type Declared = (WorkloadRef, Vec<(String, Resources)>);
 
+/// Where a pod stands: ready, and for each container whether it runs and how often it was started.
+pub type Life = (bool, Vec<(bool, u32)>);
+
 /// Kinds that must have been listed before the index is complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Listed {
@@ -386,9 +389,8 @@ impl Index {
         self.pods.get(key)?.facts.last_resize
     }
 
-    /// Where a pod stands: ready, and for each container whether it runs and how often it was started. Another answer
-    /// than before is an event.
-    pub fn life(&self, key: &PodKey) -> Option<(bool, Vec<(bool, u32)>)> {
+    /// Where a pod stands. Another answer than before is an event.
+    pub fn life(&self, key: &PodKey) -> Option<Life> {
         let facts = &self.pods.get(key)?.facts;
         let containers = facts.containers.iter().map(|c| (facts.running && c.running, c.restarts));
         Some((facts.ready, containers.collect()))

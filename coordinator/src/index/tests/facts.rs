@@ -325,7 +325,7 @@ fn a_node_is_loaded_as_the_scheduler_counts() {
 
 #[test]
 fn a_resize_that_does_not_show_yet_counts_where_it_takes_more() {
-    let mut index = web();
+    let index = web();
     let facts = index.facts(&key("p")).unwrap();
     let desired = facts.containers[0].desired;
     let plan = |millis, mebibytes| {
