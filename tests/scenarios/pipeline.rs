@@ -732,6 +732,49 @@ fn one_canary_tries_the_change_before_the_others() {
     assert_eq!(world.requests.len(), 5);
 }
 
+#[test]
+fn canary_takes_all_its_steps_before_the_others_follow() {
+    let mut world = World::new();
+    // it cools down longer than it is watched, and ends where the rest is below one step of weight
+    let strategy = json!({
+        "canary": {"share": "10%", "observe": "1m"}, "cooldown": "2m", "maxStep": {"down": "50%"}, "memoryDecrease": "Never",
+    });
+    world.policy("default", "p", &json!({"updateStrategy": strategy}));
+    let first = world.deployment("default", "web", &too_much(), LITTLE);
+    for _ in 0..2 {
+        world.pod_of("default", "web", &too_much(), LITTLE);
+    }
+    world.run(seconds(1800));
+    let pods: Vec<&str> = world.requests.iter().map(|(_, r)| r.action.pod.name.as_str()).collect();
+    let steps = pods.iter().filter(|pod| **pod == first).count();
+    assert!(steps > 3, "{:?}", world.plans());
+    assert!(pods[..steps].iter().all(|pod| *pod == first), "{pods:?}");
+    assert_eq!(pods.len(), 3 * steps, "{:?}", world.optimising());
+    let followed = &world.requests[steps..];
+    assert!(followed.chunks(2).all(|pair| pair[0].0 == pair[1].0), "{:?}", world.optimising());
+    assert!((followed[0].0 - world.requests[steps - 1].0).as_secs() >= 60, "{:?}", world.optimising());
+}
+
+#[test]
+fn canary_tries_a_limit_too() {
+    let mut world = World::with_hertz(10);
+    let headroom = json!({"type": "Headroom", "headroom": {"percentile": "P99", "factor": 2.0}});
+    let strategy = json!({
+        "canary": {"share": "10%", "observe": "5m"}, "updateRequestsOnly": false,
+        "limits": {"cpu": headroom, "memory": {"type": "Keep"}},
+    });
+    world.policy("default", "p", &json!({"updateStrategy": strategy}));
+    let right = resources(("24m", "20Mi"), ("2", "1Gi"));
+    world.deployment("default", "web", &right, LITTLE);
+    for _ in 0..2 {
+        world.pod_of("default", "web", &right, LITTLE);
+    }
+    world.run(seconds(300));
+    assert_eq!(world.plans().len(), 1, "{:?}", world.plans());
+    world.run(seconds(300));
+    assert_eq!(world.plans(), [world.plans()[0].as_str(); 3]);
+}
+
 // ---------------------------------------------------------------------------------------------------------------------
 // What becomes of it
 

@@ -3,14 +3,15 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use optipod_common::decide::{Backoff, CanaryProgress, Circumstances, Decision, Hold, Plan, Reason, decide};
+use optipod_common::decide::{Backoff, Circumstances, Decision, Hold, Plan, Reason, decide};
 use optipod_common::ident::WorkloadRef;
 use optipod_common::policy::{Mode, Policy};
 use optipod_common::progress::Progress;
 use optipod_common::recommend::ContainerRecommendation;
-use optipod_common::resources::{PodFacts, Resource};
+use optipod_common::resources::PodFacts;
 use optipod_common::time::Timestamp;
 
+use super::canary::Canaries;
 use super::lent::{self, Lent, Standing};
 use super::resizes::{Purpose, Subject};
 use super::sizes::{SizedPod, Sizer};
@@ -274,56 +275,66 @@ impl Engine {
         let now = turn.now;
         let policy = &*workload.policy(policy);
         let mut sizing = Sizer::new(self, policy, selector, workload, now);
-        let sized: Vec<SizedPod> = workload.pods.iter().filter_map(|pod| sizing.size(pod)).collect();
-        let mut shared = Circumstances {
+        let mut sized: Vec<SizedPod> = workload.pods.iter().filter_map(|pod| sizing.size(pod)).collect();
+        let mut at = Circumstances {
             dry_run: self.dry_run(),
             shadow: turn.shadow.clone(),
             starting: turn.starting,
             clock_jumped: self.jumped.is_some_and(|at| now.since(at) < policy.reconciliation_interval),
             breaker: turn.breaker.clone(),
             hpa: self.index.hpa_resources(&workload.workload),
-            canary: canary(policy, &sized, |uid| self.resizes.in_flight(uid), now),
             owner_progressing: is_progressing(&sized),
             runtime_classes: RUNTIME_CLASSES.map(str::to_owned).to_vec(),
             ready_pods: u32::try_from(sized.iter().filter(|pod| pod.facts.ready).count()).ok(),
             ..Circumstances::at(now)
         };
-        let mut pods = Vec::new();
+        let mut canaries = policy.update.canary.filter(|_| workload.held.is_none()).map(|canary| {
+            let alone = sized.iter_mut().map(|SizedPod { facts, sizes }| {
+                self.complete(facts, &mut at, turn);
+                at.slot_free = true;
+                let decision = decide(policy, facts, sizes, &at);
+                (&*facts, at.in_flight, decision)
+            });
+            Canaries::new(canary, alone, now)
+        });
+        let mut pods = Vec::with_capacity(sized.len());
         for SizedPod { mut facts, sizes } in sized {
-            if let Some(node) = &mut facts.node {
-                turn.standing.complete(node);
-            }
             let excluded = facts.containers.iter().map(|container| &container.name);
             let excluded = excluded.filter(|name| selector.excludes(name)).cloned().collect();
-            let circumstances = Circumstances {
-                protected_namespace: self.index.is_protected(&facts.namespace),
-                in_flight: self.resizes.in_flight(&facts.uid),
-                slot_free: turn.free > 0,
-                backoff: self.resizes.backoff(&facts.uid).cloned(),
-                restart_debt: facts.node.as_ref().and_then(|node| turn.standing.debt(&node.class)),
-                ..shared.clone()
-            };
+            self.complete(&mut facts, &mut at, turn);
+            at.canary = canaries.as_ref().map(Canaries::progress);
             let decision = match &workload.held {
                 Some(held) => held_back(held),
-                None => decide(policy, &facts, &sizes, &circumstances),
+                None => decide(policy, &facts, &sizes, &at),
             };
             if let Decision::Resize { plan, .. } = &decision {
                 turn.standing.decided(&facts, plan);
                 // an emergency is decided without a free slot
                 turn.free = turn.free.saturating_sub(1);
-                if let Some(canary) = &mut shared.canary {
-                    canary.changed += 1;
-                    canary.since = canary.since.or(Some(now));
+                if let Some(canaries) = &mut canaries {
+                    canaries.decided(&facts.uid, now);
                 }
             }
             let progress = self.resizes.state(&facts.uid).cloned();
-            let backoff = circumstances.backoff.filter(|backoff| backoff.until > now);
+            let backoff = at.backoff.take().filter(|backoff| backoff.until > now);
             pods.push(PodOutcome { facts, sizes, decision, progress, backoff, excluded });
         }
         let name = key.to_string();
         let computed: usize = pods.first().map_or(0, |pod| pod.sizes.len());
         self.metrics.recommendations.with_label_values(&[name.as_str()]).inc_by(computed as u64);
         WorkloadOutcome { workload: workload.workload.clone(), pods }
+    }
+
+    /// What only the whole cluster and this turn tell about a pod.
+    fn complete(&self, facts: &mut PodFacts, at: &mut Circumstances, turn: &Turn<'_>) {
+        if let Some(node) = &mut facts.node {
+            turn.standing.complete(node);
+        }
+        at.protected_namespace = self.index.is_protected(&facts.namespace);
+        at.in_flight = self.resizes.in_flight(&facts.uid);
+        at.slot_free = turn.free > 0;
+        at.backoff = self.resizes.backoff(&facts.uid).cloned();
+        at.restart_debt = facts.node.as_ref().and_then(|node| turn.standing.debt(&node.class));
     }
 
     fn requests(
@@ -359,52 +370,6 @@ fn held_back(held: &Held) -> Decision {
         HeldBy::OwnerUnknown => Reason::OwnerUnknown,
     };
     Decision::Hold { held: vec![Hold::of_pod(reason, held.message.clone())], would: None }
-}
-
-/// A pod has its size when it is within this share of it, in thousandths: a recommendation drifts while pods are observed.
-const CANARY_NEAR: u64 = 50;
-
-/// How many pods have the recommended size or are on their way to it, and since when; only where some pods try a change
-/// first.
-fn canary(
-    policy: &Policy,
-    pods: &[SizedPod],
-    in_flight: impl Fn(&str) -> bool,
-    now: Timestamp,
-) -> Option<CanaryProgress> {
-    let canary = policy.update.canary?;
-    let least = u64::from(policy.min_change().thousandths()).max(CANARY_NEAR);
-    let near = |from: Option<u64>, to: Option<u64>| match (from, to) {
-        (Some(from), Some(to)) => from.abs_diff(to).saturating_mul(1000) < from.saturating_mul(least.max(1)),
-        _ => true,
-    };
-    let has_its_size = |pod: &&SizedPod| {
-        pod.sizes.iter().all(|size| {
-            let container = pod.facts.containers.iter().find(|c| c.name == size.container);
-            container.is_none_or(|c| {
-                let now = c.desired.requests;
-                near(now.cpu.map(|c| c.0), size.of(Resource::Cpu).request)
-                    && near(now.memory.map(|m| m.0), size.of(Resource::Memory).request)
-            })
-        })
-    };
-    // a step of several is watched as well, before the others follow
-    let resized = |pod: &&SizedPod| pod.facts.last_resize.is_some_and(|at| now.since(at) < canary.observe);
-    let changed: Vec<&SizedPod> =
-        pods.iter().filter(|pod| in_flight(&pod.facts.uid) || resized(pod) || has_its_size(pod)).collect();
-    let since = |pod: &&SizedPod| {
-        let started = pod.facts.containers.iter().filter_map(|c| c.started).max();
-        if in_flight(&pod.facts.uid) { Some(now) } else { pod.facts.last_resize.or(started) }
-    };
-    let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
-    let first = usize::try_from(canary.first_of(count(pods.len()))).unwrap_or(usize::MAX);
-    let mut times: Vec<Timestamp> = changed.iter().filter_map(since).collect();
-    times.sort_unstable();
-    Some(CanaryProgress {
-        pods: count(pods.len()),
-        changed: count(changed.len()),
-        since: times.get(first - 1).copied(),
-    })
 }
 
 /// Pods of two revisions run at once: whatever owns them is on its way from one to the other.

@@ -1,6 +1,7 @@
 //! The coordinator's mind: one owner of all state, no client, no clock. What happens goes in, effects come out.
 
 mod breaker;
+mod canary;
 mod evaluate;
 mod events;
 mod lent;
