@@ -354,7 +354,7 @@ impl<'a> Series<'a> {
             return Ok((value, None));
         }
         if self.asked.phase == Phase::Runtime {
-            steps.push(Step::new(StepKind::BoostOver, limit, "back to what is declared"));
+            steps.push(Step::new(StepKind::LimitDeclared, limit, ""));
         }
         Ok((value, Some(limit)))
     }
@@ -391,14 +391,6 @@ impl<'a> Series<'a> {
         let Resources { requests, limits } = self.asked.container.desired;
         let full = requests.cpu.is_some() && requests.memory.is_some();
         self.policy.guaranteed == Guaranteed::MoveTogether && full && requests == limits
-    }
-
-    /// The policy has another size while starting.
-    const fn has_boost(&self) -> bool {
-        match self.resource {
-            Resource::Cpu => self.policy.startup.cpu.is_some(),
-            Resource::Memory => self.policy.startup.memory.is_some(),
-        }
     }
 
     /// The size while starting, when it is above that at runtime.

@@ -374,6 +374,15 @@ fn a_start_boosts_declared_limits_that_no_runtime_sizes_itself_by() {
     let after = sized(None, declared, boosted, Phase::Runtime, now);
     assert_eq!((after.cpu.boost, after.cpu.request, after.cpu.limit), (None, Some(120), Some(400)));
     assert_eq!((after.memory.request, after.memory.limit), (Some(60 << 20), Some(128 << 20)));
+    // of a policy that boosts no more, too, and what we did not raise stays
+    let container =
+        ContainerFacts { name: "c".into(), desired: boosted, declared, ..ContainerFacts::default() };
+    let dropped = |last_resize| {
+        let r = recommend(&Policy::default(), Asked { last_resize, ..asked(&container, &seen) });
+        (r.cpu.limit, r.memory.limit)
+    };
+    assert_eq!(dropped(now), (Some(400), Some(128 << 20)));
+    assert_eq!(dropped(None), (None, None));
 }
 
 #[test]
