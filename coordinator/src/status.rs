@@ -128,7 +128,7 @@ pub fn differs(before: &OptimizationPolicyStatus, after: &OptimizationPolicyStat
 
 /// Sets the gauges of one policy.
 pub fn show(metrics: &Metrics, key: &PolicyKey, outcomes: &[WorkloadOutcome], prices: Option<Prices>) {
-    forget(metrics, key);
+    clear(metrics, key);
     let labels = [key.namespace.as_str(), key.name.as_str()];
     let mut updated = 0;
     let mut skipped: BTreeMap<String, i64> = BTreeMap::new();
@@ -148,8 +148,23 @@ pub fn show(metrics: &Metrics, key: &PolicyKey, outcomes: &[WorkloadOutcome], pr
     }
 }
 
-/// Removes the gauges of one policy.
+/// Removes everything that is measured of one policy.
 pub fn forget(metrics: &Metrics, key: &PolicyKey) {
+    clear(metrics, key);
+    let name = key.to_string();
+    // absent labels are not an error here
+    let _ = metrics.reconciliation_seconds.remove_label_values(&[name.as_str()]);
+    let _ = metrics.recommendations.remove_label_values(&[name.as_str()]);
+    for method in ["InPlace", "Revert"] {
+        let _ = metrics.applications.remove_label_values(&[name.as_str(), method]);
+    }
+    for reason in Reason::ALL {
+        let _ = metrics.reconciliation_errors.remove_label_values(&[name.as_str(), reason.as_str()]);
+    }
+}
+
+/// Removes the gauges of one policy.
+fn clear(metrics: &Metrics, key: &PolicyKey) {
     let labels = [key.namespace.as_str(), key.name.as_str()];
     // absent labels are not an error here
     let _ = metrics.workloads_monitored.remove_label_values(&labels);

@@ -444,6 +444,7 @@ fn tell(
     let mut effects: Vec<Effect> =
         outcomes.iter().filter_map(|outcome| tell_of((entry, policy, index), state, outcome, now)).collect();
     let about: BTreeSet<&WorkloadRef> = outcomes.iter().map(|outcome| &outcome.workload).collect();
+    state.last_applied.retain(|workload, _| index.exists(workload));
     state.recommendations.retain(|workload, _| {
         if about.contains(workload) || index.rests(workload) {
             return true;

@@ -311,7 +311,7 @@ impl Engine {
         match ingest {
             Ingest::Connected { node, epoch, oldest, resume } => {
                 // the agent is gone when nobody listens
-                let _ = resume.send(self.usage.connected(&node, epoch, oldest));
+                let _ = resume.send(self.usage.connected(&node, epoch, oldest, now));
             }
             // A stream of an earlier term (the lease lapsed and came back): what it sent then is not here. Without an
             // answer the stream ends, and the agent says Hello and replays.
@@ -578,14 +578,16 @@ impl Engine {
         self.usage.compact(&self.index, now, retention);
         let index = &self.index;
         self.resizes.retain(now, |pod, uid| index.facts(pod).is_some_and(|facts| facts.uid == uid));
-        self.events.retain(|workload| index.pods_of(workload).next().is_some() || index.rests(workload));
+        self.events.retain(|workload| index.exists(workload));
+        // O(containers): not at every tick
+        let slots = self.usage.store().slots();
+        self.metrics.store_slots.set(i64::try_from(slots).unwrap_or(i64::MAX));
     }
 
     fn show_sizes(&mut self) {
         let set =
             |gauge: &prometheus::IntGauge, value: usize| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
         set(&self.metrics.store_containers, self.usage.store().len());
-        set(&self.metrics.store_slots, self.usage.store().slots());
         set(&self.metrics.records_parked, self.usage.parked_records());
         set(&self.metrics.resizes_in_flight, self.resizes.count());
         set(&self.metrics.pods, self.index.pod_count());

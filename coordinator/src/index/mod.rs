@@ -530,6 +530,16 @@ impl Index {
             && self.owners.named(workload).is_some()
     }
 
+    /// A workload has pods that have not finished, or its object exists.
+    pub fn exists(&self, workload: &WorkloadRef) -> bool {
+        self.workloads.contains_key(workload) || self.rests(workload)
+    }
+
+    /// A node of this name exists.
+    pub fn has_node(&self, name: &str) -> bool {
+        self.nodes.contains_key(name)
+    }
+
     /// Workloads whose objects exist, and that have no pods.
     pub fn resting(&self) -> impl Iterator<Item = WorkloadRef> {
         self.owners.tops().filter(|workload| self.rests(workload)).cloned()
