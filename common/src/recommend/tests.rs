@@ -386,6 +386,22 @@ fn a_start_boosts_declared_limits_that_no_runtime_sizes_itself_by() {
 }
 
 #[test]
+fn only_thresholds_look_at_when_a_pod_was_resized() {
+    let seen = evidence(&[100; 10], &[50]);
+    let desired = resources((200, 64), (400, 128));
+    let container =
+        ContainerFacts { name: "c".into(), desired, declared: desired, ..ContainerFacts::default() };
+    for strategy in [Strategy::Percentile, Strategy::Adaptive(Objective::Balanced)] {
+        let policy = Policy { strategy, ..Policy::default() };
+        let after = |seconds| {
+            let last_resize = Some(seen.now - std::time::Duration::from_secs(seconds));
+            recommend(&policy, Asked { last_resize, ..asked(&container, &seen) })
+        };
+        assert_eq!(after(0), after(86_400));
+    }
+}
+
+#[test]
 fn without_data_there_is_no_recommendation() {
     let r = run(&Policy::default(), resources((100, 64), (0, 0)), &[], &[50]);
     assert_eq!(r.cpu.hold.map(|h| h.reason), Some(Reason::NoData));

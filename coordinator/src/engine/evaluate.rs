@@ -1,6 +1,7 @@
 //! Evaluates the policies that are due: evidence, sizes, decisions, requests, status.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use optipod_common::decide::{Backoff, Circumstances, Decision, Hold, Plan, Reason, decide};
@@ -38,7 +39,7 @@ pub struct PodOutcome {
     /// The pod.
     pub facts: PodFacts,
     /// One per container with evidence.
-    pub sizes: Vec<ContainerRecommendation>,
+    pub sizes: Arc<[ContainerRecommendation]>,
     /// What is to be done.
     pub decision: Decision,
     /// The resize under way.

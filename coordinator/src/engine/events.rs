@@ -313,7 +313,7 @@ fn levels_of(outcome: &WorkloadOutcome) -> BTreeMap<String, Levels> {
         for name in &pod.excluded {
             levels.entry(name.clone()).or_default();
         }
-        for size in &pod.sizes {
+        for size in pod.sizes.iter() {
             let ContainerRecommendation { container, cpu, memory, evidence } = size;
             let own =
                 Levels { cpu: level(cpu), memory: level(memory), peak: evidence.memory_peak.0, throttled: 0 };
@@ -377,7 +377,7 @@ mod tests {
         let decision = optipod_common::decide::Decision::Hold { held: Vec::new(), would: None };
         let pod = PodOutcome {
             facts: PodFacts::default(),
-            sizes: vec![size],
+            sizes: [size].into(),
             decision,
             progress: None,
             backoff: None,
