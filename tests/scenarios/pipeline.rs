@@ -392,6 +392,23 @@ fn slot_that_is_free_again_is_used_at_once() {
 }
 
 #[test]
+fn silent_api_server_is_not_asked_for_one_workload_after_the_other() {
+    let mut world = World::new();
+    for number in 0..20 {
+        world.deployment("default", &format!("w{number}"), &too_much(), LITTLE);
+    }
+    world.run(seconds(100));
+    world.refuse = Box::new(|_| Some(Refusal { reason: Reason::ApiUnavailable, message: "503".to_owned() }));
+    world.policy("default", "p", &by_events(&json!({"updateStrategy": {"maxConcurrentResizes": 1}})));
+    world.run(seconds(60));
+    // one each 5 s, and those that are tried again after 5, 10, 20, .. s
+    assert!(world.requests.len() <= 30, "{}", world.requests.len());
+    world.refuse = Box::new(|_| None);
+    world.run(seconds(600));
+    assert_eq!(world.metrics.resizes.with_label_values(&["Done"]).get(), 20);
+}
+
+#[test]
 fn pods_that_come_with_a_list_are_events_too() {
     let mut world = World::new();
     let first = world.deployment("default", "web", &too_much(), LITTLE);
@@ -760,7 +777,7 @@ fn canary_tries_a_limit_too() {
     let mut world = World::with_hertz(10);
     let headroom = json!({"type": "Headroom", "headroom": {"percentile": "P99", "factor": 2.0}});
     let strategy = json!({
-        "canary": {"share": "10%", "observe": "5m"}, "updateRequestsOnly": false,
+        "canary": {"share": "10%", "observe": "1m"}, "updateRequestsOnly": false,
         "limits": {"cpu": headroom, "memory": {"type": "Keep"}},
     });
     world.policy("default", "p", &json!({"updateStrategy": strategy}));
@@ -769,9 +786,9 @@ fn canary_tries_a_limit_too() {
     for _ in 0..2 {
         world.pod_of("default", "web", &right, LITTLE);
     }
-    world.run(seconds(300));
+    world.run(seconds(110));
     assert_eq!(world.plans().len(), 1, "{:?}", world.plans());
-    world.run(seconds(300));
+    world.run(seconds(60));
     assert_eq!(world.plans(), [world.plans()[0].as_str(); 3]);
 }
 

@@ -16,7 +16,7 @@ use super::canary::Canaries;
 use super::lent::{self, Lent, Standing};
 use super::resizes::{Purpose, Subject};
 use super::sizes::{SizedPod, Sizer};
-use super::{Effect, Engine, Kept, PolicyState, Request, version};
+use super::{Effect, Engine, Kept, PolicyState, Request, SILENCE, version};
 use crate::api::convert::Selector;
 use crate::apply::Action;
 use crate::index::{Held, HeldBy, Index, Known, PodKey, PolicyEntry, PolicyKey, SelectedWorkload, Selection};
@@ -137,7 +137,9 @@ impl Engine {
     /// evaluation: at the end of a resize, else at its time.
     fn evaluate_events(&mut self, starting: bool, now: Timestamp, effects: &mut Vec<Effect>) {
         let mut due = self.events.take_due(now);
-        due.extend(self.events.with_slot(|policy| self.free_slots(policy)).cloned());
+        if self.silent.is_none_or(|at| now.since(at) >= SILENCE) {
+            due.extend(self.events.with_slot(|policy| self.free_slots(policy)).cloned());
+        }
         if due.is_empty() {
             return;
         }

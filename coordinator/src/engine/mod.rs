@@ -133,6 +133,9 @@ const COMPACT_EVERY: Duration = Duration::from_secs(15);
 /// what its status says of them does.
 const STATUS_PACE: Duration = Duration::from_secs(5);
 
+/// After the API server was silent, or asked for patience, what waits for a slot waits this much longer.
+const SILENCE: Duration = Duration::from_secs(5);
+
 /// A tick that comes this much before the last one, or this much after it, shows that the clock jumped.
 const CLOCK_BACK: Duration = Duration::from_secs(5);
 const CLOCK_AHEAD: Duration = Duration::from_secs(300);
@@ -160,6 +163,8 @@ pub struct Engine {
     shrunk: Shrunk,
     lent: Lent,
     events: Events,
+    /// When the API server was silent for the last time.
+    silent: Option<Timestamp>,
     prices: Option<Prices>,
     /// What earlier leaders left was looked through in this term.
     swept: bool,
@@ -185,6 +190,7 @@ impl Engine {
             shrunk: Shrunk::default(),
             lent: Lent::default(),
             events: Events::default(),
+            silent: None,
             prices: None,
             swept: false,
             caught_up: false,
@@ -350,6 +356,7 @@ impl Engine {
         let owner = self.index.owner_of(&subject.workload);
         let notice = match answer {
             Ok(accepted) => {
+                self.silent = None;
                 let method = if subject.purpose == Purpose::Optimise { "InPlace" } else { "Revert" };
                 self.metrics.applications.with_label_values(&[policy.as_str(), method]).inc();
                 let notice = Notice::resizing(&subject, &action.plan).of(owner);
@@ -367,6 +374,9 @@ impl Engine {
                     .with_label_values(&[policy.as_str(), refusal.reason.as_str()])
                     .inc();
                 self.metrics.resizes.with_label_values(&[refusal.reason.as_str()]).inc();
+                if refusal.reason == Reason::ApiUnavailable {
+                    self.silent = Some(now);
+                }
                 self.shrunk.refused(&subject.uid);
                 if let Some(facts) = self.facts_of(&subject) {
                     self.lent.refused(&facts, &action.plan);
@@ -432,7 +442,7 @@ impl Engine {
             self.policies.values_mut().for_each(|state| (state.due, state.evaluated) = (Some(now), None));
             self.events.clock_jumped(now);
             self.resizes.set_back(back);
-            self.compacted = None;
+            (self.compacted, self.silent) = (None, None);
         }
         if back > CLOCK_BACK || now.since(before) > CLOCK_AHEAD {
             self.jumped = Some(now);
