@@ -372,7 +372,7 @@ impl<'a> Series<'a> {
             return Ok((value, None));
         }
         if self.asked.phase == Phase::Runtime {
-            steps.push(Step::new(StepKind::BoostOver, limit, "back to what is declared"));
+            steps.push(Step::new(StepKind::LimitDeclared, limit, ""));
         }
         Ok((value, Some(limit)))
     }

@@ -47,7 +47,7 @@ pub fn build(
 ) -> RecommendationStatus {
     let (phase, reason, message) = phase(outcome);
     let first = outcome.pods.first();
-    let recommended: &[ContainerRecommendation] = first.map_or(&[], |pod| pod.sizes.as_slice());
+    let recommended: &[ContainerRecommendation] = first.map_or(&[], |pod| &pod.sizes);
     let sized = recommended.iter().map(|size| container(size, &outcome.pods));
     let containers: Vec<RecommendedContainer> =
         sized.chain(left_alone(outcome, policy)).take(MAX_CONTAINERS).collect();
@@ -372,7 +372,7 @@ fn count(of: u64) -> i64 {
 
 /// Where pods are sized one by one: what is recommended to all of them.
 fn differences(container: &str, pods: &[PodOutcome]) -> String {
-    let sizes = || pods.iter().flat_map(|pod| &pod.sizes).filter(|size| size.container == container);
+    let sizes = || pods.iter().flat_map(|pod| pod.sizes.iter()).filter(|size| size.container == container);
     let range = |resource| {
         let requests = || sizes().filter_map(move |size| size.of(resource).request);
         let (least, most) = requests().min().zip(requests().max()).filter(|(least, most)| least < most)?;

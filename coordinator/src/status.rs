@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff;
-use optipod_common::decide::{Decision, Reason};
+use optipod_common::decide::{Decision, Hold, Plan, Reason};
 use optipod_common::ident::WorkloadRef;
 use optipod_common::policy::Mode;
 use optipod_common::progress::Progress;
@@ -128,7 +128,7 @@ pub fn differs(before: &OptimizationPolicyStatus, after: &OptimizationPolicyStat
 
 /// Sets the gauges of one policy.
 pub fn show(metrics: &Metrics, key: &PolicyKey, outcomes: &[WorkloadOutcome], prices: Option<Prices>) {
-    forget(metrics, key);
+    clear(metrics, key);
     let labels = [key.namespace.as_str(), key.name.as_str()];
     let mut updated = 0;
     let mut skipped: BTreeMap<String, i64> = BTreeMap::new();
@@ -148,8 +148,23 @@ pub fn show(metrics: &Metrics, key: &PolicyKey, outcomes: &[WorkloadOutcome], pr
     }
 }
 
-/// Removes the gauges of one policy.
+/// Removes everything that is measured of one policy.
 pub fn forget(metrics: &Metrics, key: &PolicyKey) {
+    clear(metrics, key);
+    let name = key.to_string();
+    // absent labels are not an error here
+    let _ = metrics.reconciliation_seconds.remove_label_values(&[name.as_str()]);
+    let _ = metrics.recommendations.remove_label_values(&[name.as_str()]);
+    for method in ["InPlace", "Revert"] {
+        let _ = metrics.applications.remove_label_values(&[name.as_str(), method]);
+    }
+    for reason in Reason::ALL {
+        let _ = metrics.reconciliation_errors.remove_label_values(&[name.as_str(), reason.as_str()]);
+    }
+}
+
+/// Removes the gauges of one policy.
+fn clear(metrics: &Metrics, key: &PolicyKey) {
     let labels = [key.namespace.as_str(), key.name.as_str()];
     // absent labels are not an error here
     let _ = metrics.workloads_monitored.remove_label_values(&labels);
@@ -307,23 +322,49 @@ fn workload_status(
 
 /// Where a workload stands, why in one word, and why in words. The pod that is worst off speaks for all.
 pub(crate) fn phase(outcome: &WorkloadOutcome) -> (WorkloadPhase, String, String) {
-    let mut phases: Vec<_> = outcome.pods.iter().map(pod_phase).collect();
-    phases.sort_by_key(|(phase, ..)| match phase {
+    let phases = outcome.pods.iter().map(|pod| (pod, pod_phase(pod)));
+    let worst = phases.min_by_key(|(_, (phase, ..))| match phase {
         WorkloadPhase::Failed => 0,
         WorkloadPhase::InProgress => 1,
         WorkloadPhase::Skipped => 2,
         WorkloadPhase::Recommended => 3,
         WorkloadPhase::Applied => 4,
     });
-    phases.into_iter().next().unwrap_or_else(|| {
-        (WorkloadPhase::Skipped, Reason::PodNotRunning.to_string(), "the workload has no pods".to_owned())
-    })
+    let Some((pod, (phase, reason, words))) = worst else {
+        let message = "the workload has no pods".to_owned();
+        return (WorkloadPhase::Skipped, Reason::PodNotRunning.to_string(), message);
+    };
+    (phase, reason.map_or_else(String::new, |reason| reason.to_string()), words.of(&pod.facts.name))
 }
 
-fn pod_phase(pod: &PodOutcome) -> (WorkloadPhase, String, String) {
-    let name = &pod.facts.name;
-    let say =
-        |phase, reason: Reason, message: &str| (phase, reason.to_string(), format!("{name}: {message}"));
+/// What is said of a pod; put into words only where it speaks for all.
+enum Words<'a> {
+    Nothing,
+    Text(&'a str),
+    Held(&'a Hold),
+    Resize(&'a Plan),
+    Recreate(&'a Plan, &'a Hold),
+}
+
+impl Words<'_> {
+    fn of(&self, name: &str) -> String {
+        match self {
+            Self::Nothing => String::new(),
+            Self::Text(text) => format!("{name}: {text}"),
+            Self::Held(Hold { container: Some(container), resource: Some(resource), message, .. }) => {
+                format!("{name}: {container} {resource}: {message}")
+            }
+            Self::Held(hold) => format!("{name}: {}", hold.message),
+            Self::Resize(plan) => format!("{name}: {plan}"),
+            Self::Recreate(plan, because) => {
+                format!("{name}: a new pod is to have {plan}: {}", because.message)
+            }
+        }
+    }
+}
+
+fn pod_phase(pod: &PodOutcome) -> (WorkloadPhase, Option<Reason>, Words<'_>) {
+    let say = |phase, reason, text| (phase, Some(reason), Words::Text(text));
     match &pod.progress {
         Some(Progress::Deferred(message)) => {
             return say(WorkloadPhase::InProgress, Reason::ResizeDeferred, message);
@@ -341,28 +382,18 @@ fn pod_phase(pod: &PodOutcome) -> (WorkloadPhase, String, String) {
         return say(WorkloadPhase::Failed, backoff.reason, &backoff.message);
     }
     match (&pod.decision, pod.main_hold()) {
-        (Decision::Resize { plan, .. }, _) => {
-            (WorkloadPhase::InProgress, String::new(), format!("{name}: {plan}"))
-        }
+        (Decision::Resize { plan, .. }, _) => (WorkloadPhase::InProgress, None, Words::Resize(plan)),
         (Decision::Recreate { plan, because, .. }, _) => {
-            let message = format!("{name}: a new pod is to have {plan}: {}", because.message);
-            (WorkloadPhase::InProgress, because.reason.to_string(), message)
+            (WorkloadPhase::InProgress, Some(because.reason), Words::Recreate(plan, because))
         }
         (Decision::Hold { .. }, Some(hold)) => {
             let phase = match hold.reason {
                 Reason::ModeRecommend | Reason::DryRun | Reason::StrategyShadow => WorkloadPhase::Recommended,
                 _ => WorkloadPhase::Skipped,
             };
-            (phase, hold.reason.to_string(), format!("{name}: {}", hold_text(hold)))
+            (phase, Some(hold.reason), Words::Held(hold))
         }
-        (Decision::Hold { .. }, None) => (WorkloadPhase::Applied, String::new(), String::new()),
-    }
-}
-
-fn hold_text(hold: &optipod_common::decide::Hold) -> String {
-    match (&hold.container, hold.resource) {
-        (Some(container), Some(resource)) => format!("{container} {resource}: {}", hold.message),
-        _ => hold.message.clone(),
+        (Decision::Hold { .. }, None) => (WorkloadPhase::Applied, None, Words::Nothing),
     }
 }
 

@@ -430,20 +430,101 @@ fn new_leader_sweeps_what_an_earlier_one_left_of_what_is_gone() {
 }
 
 #[test]
-fn what_waits_for_a_moment_does_not_wait_for_the_interval() {
+fn what_waits_for_a_pod_to_be_admitted_is_decided_on_when_it_is() {
+    for killed in [false, true] {
+        let mut world = World::new();
+        let startup = json!({"boost": {"cpu": "2x"}});
+        let policy = json!({"reconciliationInterval": "1h", "startup": startup});
+        let of = resources(("24m", "20Mi"), ("1", "64Mi"));
+        let wanting = Demand { millicores: 20, memory: (if killed { 16 } else { 50 }) * MEBIBYTE };
+        let web = world.deployment("default", "web", &of, wanting);
+        let late = world.deployment("default", "late", &resources(("24m", "20Mi"), ("1", "1Gi")), LITTLE);
+        world.change(&late, |pod| pod["status"]["phase"] = "Pending".into());
+        world.run(seconds(60));
+        if killed {
+            world.kill_for_memory(&web);
+            world.run(seconds(20));
+        }
+        world.policy("default", "p", &policy);
+        world.run(seconds(20));
+        let status = world.status("default", "p").workloads.iter().find(|w| w.name == "web").unwrap();
+        assert_eq!(status.reason, "NodeAdmitting", "{}", status.message);
+        let evaluated = world.metrics.event_evaluations.get();
+        world.run(seconds(60));
+        assert_eq!(world.metrics.event_evaluations.get(), evaluated, "nothing happened");
+        assert!(world.plans().is_empty(), "{:?}", world.plans());
+        world.change(&late, |pod| pod["status"]["phase"] = "Running".into());
+        world.run(seconds(1));
+        assert!(world.plans()[0].starts_with("app: memory request 20Mi > "), "{:?}", world.plans());
+        assert_eq!(world.plans().len(), 1);
+    }
+}
+
+#[test]
+fn slot_that_is_free_again_is_used_at_once() {
     let mut world = World::new();
-    let wanting = Demand { millicores: 20, memory: 100 * MEBIBYTE };
-    world.deployment("default", "web", &resources(("24m", "20Mi"), ("1", "1Gi")), wanting);
-    let late = world.deployment("default", "late", &resources(("24m", "20Mi"), ("1", "1Gi")), LITTLE);
-    world.change(&late, |pod| pod["status"]["phase"] = "Pending".into());
-    world.run(seconds(60));
-    world.policy("default", "p", &json!({"reconciliationInterval": "1h"}));
-    world.run(seconds(20));
-    let web = world.status("default", "p").workloads.iter().find(|w| w.name == "web").unwrap();
-    assert_eq!(web.reason, "NodeAdmitting", "{}", web.message);
-    world.change(&late, |pod| pod["status"]["phase"] = "Running".into());
+    let one = json!({"maxConcurrentResizes": 1});
+    for name in ["a", "b", "c"] {
+        world.deployment("default", name, &too_much(), LITTLE);
+    }
+    world.run(seconds(100));
+    world.policy("default", "p", &by_events(&json!({"updateStrategy": one})));
     world.run(seconds(10));
-    assert_eq!(world.plans(), [GROWN]);
+    // two ticks until a resize counts as done
+    let times: Vec<u64> = world.requests.iter().map(|(at, _)| at.as_secs()).collect();
+    assert_eq!(times, [101, 103, 105], "{:?}", world.plans());
+}
+
+#[test]
+fn silent_api_server_is_not_asked_for_one_workload_after_the_other() {
+    let mut world = World::new();
+    for number in 0..20 {
+        world.deployment("default", &format!("w{number}"), &too_much(), LITTLE);
+    }
+    world.run(seconds(100));
+    world.refuse = Box::new(|_| Some(Refusal { reason: Reason::ApiUnavailable, message: "503".to_owned() }));
+    world.policy("default", "p", &by_events(&json!({"updateStrategy": {"maxConcurrentResizes": 1}})));
+    world.run(seconds(60));
+    // one each 5 s, and those that are tried again after 5, 10, 20, .. s
+    assert!(world.requests.len() <= 30, "{}", world.requests.len());
+    world.refuse = Box::new(|_| None);
+    world.run(seconds(600));
+    assert_eq!(world.metrics.resizes.with_label_values(&["Done"]).get(), 20);
+}
+
+#[test]
+fn pods_that_come_with_a_list_are_events_too() {
+    let mut world = World::new();
+    let first = world.deployment("default", "web", &too_much(), LITTLE);
+    world.run(seconds(120));
+    world.policy("default", "p", &by_events(&json!({})));
+    world.run(seconds(60));
+    assert_eq!(world.plans(), [SHRUNK]);
+    // the watch broke before the pod came
+    world.behind = Some(format!("web-1-{}", 2));
+    let second = world.pod_of("default", "web", &too_much(), LITTLE);
+    assert_eq!(Some(&second), world.behind.as_ref());
+    world.run(seconds(10));
+    world.behind = None;
+    let list = [&first, &second].map(|pod| support::object(&world.pods[pod].json));
+    world.engine.on_change(Change::Pods(Delta::Replace(list.into())), world.now);
+    world.run(seconds(10));
+    assert_eq!(world.plans(), [SHRUNK, SHRUNK]);
+}
+
+#[test]
+fn clock_that_is_set_back_stops_no_evaluation() {
+    let mut world = World::new();
+    world.policy("default", "p", &json!({}));
+    world.deployment("default", "web", &too_much(), LITTLE);
+    world.run(seconds(100));
+    let evaluated = |world: &World| {
+        world.metrics.reconciliation_seconds.with_label_values(&["default/p"]).get_sample_count()
+    };
+    let before = evaluated(&world);
+    world.now = world.now - seconds(7200);
+    world.run(seconds(60));
+    assert!(evaluated(&world) >= before + 5, "{} after {before}", evaluated(&world));
 }
 
 /// The node of the world with this much CPU, and more memory than anybody asks for.
@@ -768,6 +849,49 @@ fn one_canary_tries_the_change_before_the_others() {
     assert_eq!(world.requests.len(), 1, "while it is watched");
     world.run(seconds(120));
     assert_eq!(world.requests.len(), 5);
+}
+
+#[test]
+fn canary_takes_all_its_steps_before_the_others_follow() {
+    let mut world = World::new();
+    // it cools down longer than it is watched, and ends where the rest is below one step of weight
+    let strategy = json!({
+        "canary": {"share": "10%", "observe": "1m"}, "cooldown": "2m", "maxStep": {"down": "50%"}, "memoryDecrease": "Never",
+    });
+    world.policy("default", "p", &json!({"updateStrategy": strategy}));
+    let first = world.deployment("default", "web", &too_much(), LITTLE);
+    for _ in 0..2 {
+        world.pod_of("default", "web", &too_much(), LITTLE);
+    }
+    world.run(seconds(1800));
+    let pods: Vec<&str> = world.requests.iter().map(|(_, r)| r.action.pod.name.as_str()).collect();
+    let steps = pods.iter().filter(|pod| **pod == first).count();
+    assert!(steps > 3, "{:?}", world.plans());
+    assert!(pods[..steps].iter().all(|pod| *pod == first), "{pods:?}");
+    assert_eq!(pods.len(), 3 * steps, "{:?}", world.optimising());
+    let followed = &world.requests[steps..];
+    assert!(followed.chunks(2).all(|pair| pair[0].0 == pair[1].0), "{:?}", world.optimising());
+    assert!((followed[0].0 - world.requests[steps - 1].0).as_secs() >= 60, "{:?}", world.optimising());
+}
+
+#[test]
+fn canary_tries_a_limit_too() {
+    let mut world = World::with_hertz(10);
+    let headroom = json!({"type": "Headroom", "headroom": {"percentile": "P99", "factor": 2.0}});
+    let strategy = json!({
+        "canary": {"share": "10%", "observe": "1m"}, "updateRequestsOnly": false,
+        "limits": {"cpu": headroom, "memory": {"type": "Keep"}},
+    });
+    world.policy("default", "p", &json!({"updateStrategy": strategy}));
+    let right = resources(("24m", "20Mi"), ("2", "1Gi"));
+    world.deployment("default", "web", &right, LITTLE);
+    for _ in 0..2 {
+        world.pod_of("default", "web", &right, LITTLE);
+    }
+    world.run(seconds(110));
+    assert_eq!(world.plans().len(), 1, "{:?}", world.plans());
+    world.run(seconds(60));
+    assert_eq!(world.plans(), [world.plans()[0].as_str(); 3]);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

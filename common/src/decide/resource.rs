@@ -116,9 +116,7 @@ impl Subject<'_> {
             // what may not fall does not keep the other half from rising
             Some(Err(hold)) => self.rising(wanted).ok_or(hold)?,
         };
-        if wanted.increases() {
-            self.increase(wanted)?;
-        }
+        let wanted = if wanted.increases() { self.increase(wanted)? } else { wanted };
         self.limit_of_runtime(wanted)?;
         Ok(self.stepped(wanted))
     }
@@ -497,13 +495,16 @@ impl Subject<'_> {
         Ok(())
     }
 
-    fn increase(&self, wanted: Wanted) -> Result<(), Hold> {
-        let Some(node) = &self.pod.node else { return Ok(()) };
+    /// What may rise. While the node has a pod to admit no request does, not of a container that was killed either: that pod
+    /// has its place nowhere else and is lost without it, and it is admitted within seconds as a rule. A limit takes no room.
+    fn increase(&self, wanted: Wanted) -> Result<Wanted, Hold> {
+        let Some(node) = &self.pod.node else { return Ok(wanted) };
         let growth = wanted.request.1.saturating_sub(wanted.request.0);
-        // a limit takes no room
         if let Some(waiting) = node.admitting.as_ref().filter(|_| growth > 0) {
             let message = format!("{waiting} waits to be admitted by node {}", node.name);
-            return Err(self.hold(Reason::NodeAdmitting, message));
+            let limit = Wanted { request: (wanted.request.0, wanted.request.0), ..wanted };
+            let rises = self.qos != QosClass::Guaranteed && limit.increases();
+            return if rises { Ok(limit) } else { Err(self.hold(Reason::NodeAdmitting, message)) };
         }
         match self.room().filter(|free| growth > *free) {
             Some(free) if self.at.deferred_preempts => {
@@ -511,7 +512,7 @@ impl Subject<'_> {
                 let message = format!("node {} has {free} left, {growth} more is wanted", node.name);
                 Err(self.hold(Reason::WouldPreempt, message))
             }
-            _ => Ok(()),
+            _ => Ok(wanted),
         }
     }
 

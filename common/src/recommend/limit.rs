@@ -60,11 +60,11 @@ impl Series<'_> {
         Some((floor(highest), format!("throttled at {}", highest.limit)))
     }
 
-    /// The limit that is kept. What one of CPU has above the declared one was added while starting, and is not kept.
+    /// The limit that is kept. What it has above the declared one we added, while starting or by another rule than the
+    /// policy has now, and is not kept.
     pub(super) fn kept_limit(&self) -> Option<u64> {
         let current = self.current.1?;
-        let boosts = self.resource == Resource::Cpu && self.policy.startup.cpu.is_some();
-        let added = boosts && self.asked.last_resize.is_some();
+        let added = self.asked.last_resize.is_some();
         Some(self.declared.1.filter(|_| added).map_or(current, |declared| declared.min(current)))
     }
 

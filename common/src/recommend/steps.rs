@@ -75,8 +75,8 @@ pub enum StepKind {
     Boost,
     /// The limit while starting.
     BoostLimit,
-    /// What start-up added to the limit is taken back.
-    BoostOver,
+    /// What start-up, or another rule before, added to the limit is taken back.
+    LimitDeclared,
     /// Not below the mean of the window.
     MeanFloor,
     /// Not below the highest working set of the window.
@@ -126,7 +126,7 @@ impl fmt::Display for StepKind {
             Self::Anticipation => "ahead of a repeated burst",
             Self::Boost => "start-up boost",
             Self::BoostLimit => "limit while starting",
-            Self::BoostOver => "limit after start-up",
+            Self::LimitDeclared => "declared limit again",
             Self::MeanFloor => "mean as floor",
             Self::PeakFloor => "highest peak as floor",
             Self::OomFloor => "OOM kill as floor",

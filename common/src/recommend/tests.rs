@@ -399,6 +399,15 @@ fn a_start_boosts_declared_cpu_limits_that_no_runtime_follows() {
     let after = sized(None, declared, boosted, Phase::Runtime, now);
     assert_eq!((after.cpu.boost, after.cpu.request, after.cpu.limit), (None, Some(120), Some(400)));
     assert_eq!((after.memory.request, after.memory.limit), (Some(60 << 20), None));
+    // of a policy that boosts no more, too, and what we did not raise stays
+    let container =
+        ContainerFacts { name: "c".into(), desired: boosted, declared, ..ContainerFacts::default() };
+    let dropped = |last_resize| {
+        let r = recommend(&Policy::default(), Asked { last_resize, ..asked(&container, &seen) });
+        (r.cpu.limit, r.memory.limit)
+    };
+    assert_eq!(dropped(now), (Some(400), Some(128 << 20)));
+    assert_eq!(dropped(None), (None, None));
     // request and limit in one are not boosted either
     let policy = Policy { guaranteed: Guaranteed::MoveTogether, ..twice.clone() };
     let one = resources((400, 128), (400, 128));
@@ -419,6 +428,22 @@ fn short_runs_of_a_job_cover_it() {
     assert_eq!([covers(0, 0, true), covers(2, 0, true), covers(9, 0, true)], [10, 500, 1000]);
     assert_eq!(covers(9, 0, false), 10, "restarts of a server are no runs");
     assert_eq!(covers(4, 600, true), 400, "of the pod-time that was seen");
+}
+
+#[test]
+fn only_thresholds_look_at_when_a_pod_was_resized() {
+    let seen = evidence(&[100; 10], &[50]);
+    let desired = resources((200, 64), (400, 128));
+    let container =
+        ContainerFacts { name: "c".into(), desired, declared: desired, ..ContainerFacts::default() };
+    for strategy in [Strategy::Percentile, Strategy::Adaptive(Objective::Balanced)] {
+        let policy = Policy { strategy, ..Policy::default() };
+        let after = |seconds| {
+            let last_resize = Some(seen.now - std::time::Duration::from_secs(seconds));
+            recommend(&policy, Asked { last_resize, ..asked(&container, &seen) })
+        };
+        assert_eq!(after(0), after(86_400));
+    }
 }
 
 #[test]

@@ -1,20 +1,22 @@
 //! Evaluates the policies that are due: evidence, sizes, decisions, requests, status.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use optipod_common::decide::{Backoff, CanaryProgress, Circumstances, Decision, Hold, Plan, Reason, decide};
+use optipod_common::decide::{Backoff, Circumstances, Decision, Hold, Plan, Reason, decide};
 use optipod_common::ident::WorkloadRef;
 use optipod_common::policy::{Mode, Policy};
 use optipod_common::progress::Progress;
 use optipod_common::recommend::ContainerRecommendation;
-use optipod_common::resources::{PodFacts, Resource};
+use optipod_common::resources::PodFacts;
 use optipod_common::time::Timestamp;
 
+use super::canary::Canaries;
 use super::lent::{self, Lent, Standing};
 use super::resizes::{Purpose, Subject};
 use super::sizes::{SizedPod, Sizer};
-use super::{Effect, Engine, Kept, PolicyState, Request, version};
+use super::{Effect, Engine, Kept, PolicyState, Request, SILENCE, version};
 use crate::api::convert::Selector;
 use crate::apply::Action;
 use crate::index::{Held, HeldBy, Index, Known, PodKey, PolicyEntry, PolicyKey, SelectedWorkload, Selection};
@@ -37,7 +39,7 @@ pub struct PodOutcome {
     /// The pod.
     pub facts: PodFacts,
     /// One per container with evidence.
-    pub sizes: Vec<ContainerRecommendation>,
+    pub sizes: Arc<[ContainerRecommendation]>,
     /// What is to be done.
     pub decision: Decision,
     /// The resize under way.
@@ -50,9 +52,6 @@ pub struct PodOutcome {
 
 /// What was written is seen through the watch after at most this time, unless the write failed.
 const WATCH_LAG: Duration = Duration::from_secs(60);
-
-/// What holds a decision for a moment is looked at again after this time, however long the policy's interval is.
-const SOON: Duration = Duration::from_secs(5);
 
 /// `RuntimeClasses` whose handlers are known to follow a resize: containers of the host's own kernel.
 const RUNTIME_CLASSES: [&str; 3] = ["runc", "crun", "nvidia"];
@@ -67,6 +66,8 @@ struct Turn<'a> {
     starting: bool,
     /// Why the strategy only shows what it would do.
     shadow: Option<String>,
+    /// Why nothing is decreased.
+    breaker: Option<String>,
     now: Timestamp,
 }
 
@@ -101,7 +102,7 @@ impl Engine {
             return;
         }
         let selection = self.index.select();
-        let unselected = deleted.into_iter().filter(|workload| !is_selected(&selection, workload));
+        let unselected = deleted.into_iter().filter(|workload| !selection.has(workload));
         effects.extend(unselected.map(Effect::DeleteRecommendation));
         if !self.swept {
             self.swept = true;
@@ -135,12 +136,15 @@ impl Engine {
     /// Workloads that something happened to, and nothing else. The policy's status follows with the policy's own
     /// evaluation: at the end of a resize, else at its time.
     fn evaluate_events(&mut self, starting: bool, now: Timestamp, effects: &mut Vec<Effect>) {
-        let due = self.events.take_due(now);
+        let mut due = self.events.take_due(now);
+        if self.silent.is_none_or(|at| now.since(at) >= SILENCE) {
+            due.extend(self.events.with_slot(|policy| self.free_slots(policy)).cloned());
+        }
         if due.is_empty() {
             return;
         }
         let selection = self.index.select_some(&due);
-        for workload in due.iter().filter(|workload| !is_selected(&selection, workload)) {
+        for workload in due.iter().filter(|workload| !selection.has(workload)) {
             self.events.forget(workload);
         }
         let pods = selection.by_policy.values().flatten().flat_map(|workload| &workload.pods);
@@ -158,10 +162,7 @@ impl Engine {
             for outcome in &outcomes {
                 self.metrics.event_evaluations.inc();
                 effects.extend(self.requests(key, outcome, (policy.mode, policy.dry_run), now));
-                self.events.evaluated(policy, outcome, false, now);
-                if outcome.pods.iter().any(waits_for_a_moment) {
-                    self.events.put(&outcome.workload);
-                }
+                self.events.evaluated((key, policy), outcome, false, now);
                 let Some(state) = self.policies.get_mut(key) else { continue };
                 effects.extend(tell_of((&entry, policy, &self.index), state, outcome, now));
             }
@@ -179,11 +180,10 @@ impl Engine {
         (starting, now): (bool, Timestamp),
     ) -> Vec<WorkloadOutcome> {
         let key = &entry.key;
-        let limit = usize::try_from(policy.update.max_concurrent_resizes).unwrap_or(usize::MAX);
-        let free = limit.saturating_sub(self.resizes.in_flight_of(key));
+        let free = self.free_slots(key);
         let said = self.policies.get(key).and_then(|state| state.written.as_ref());
         let shadow = version::shadow(policy, said.map_or(&entry.status, |(status, _)| status));
-        let mut turn = Turn { free, standing, starting, shadow, now };
+        let mut turn = Turn { free, standing, starting, shadow, breaker: self.breaker.open(now), now };
         for workload in workloads {
             self.usage.set_startup(&workload.workload, policy.startup.until);
         }
@@ -191,9 +191,16 @@ impl Engine {
         workloads.iter().map(evaluate).collect()
     }
 
+    /// Resizes of a policy that may still be started.
+    fn free_slots(&self, key: &PolicyKey) -> usize {
+        let parsed = self.index.policy(key).and_then(|entry| entry.parsed.as_ref().ok());
+        let limit = parsed.map_or(0, |(policy, _)| policy.update.max_concurrent_resizes);
+        usize::try_from(limit).unwrap_or(usize::MAX).saturating_sub(self.resizes.in_flight_of(key))
+    }
+
     /// Forgets policies that were deleted; returns the workloads that they were in charge of.
     fn forget_deleted(&mut self) -> Vec<WorkloadRef> {
-        let Self { policies, index, metrics, .. } = self;
+        let Self { policies, index, metrics, events, .. } = self;
         let mut workloads = Vec::new();
         policies.retain(|key, state| {
             let exists = index.policy(key).is_some();
@@ -203,6 +210,7 @@ impl Engine {
             }
             exists
         });
+        workloads.iter().for_each(|workload| events.forget(workload));
         workloads
     }
 
@@ -238,7 +246,7 @@ impl Engine {
                 let outcomes = self.evaluate_workloads(&entry, about, workloads, standing, (starting, now));
                 for outcome in &outcomes {
                     effects.extend(self.requests(key, outcome, (policy.mode, policy.dry_run), now));
-                    self.events.evaluated(policy, outcome, true, now);
+                    self.events.evaluated((key, policy), outcome, true, now);
                 }
                 outcomes
             }
@@ -248,12 +256,9 @@ impl Engine {
             Ok((policy, _)) => policy.reconciliation_interval,
             Err(_) => Policy::default().reconciliation_interval,
         };
-        // what only waits for something that passes does not wait for the interval
-        let passes = outcomes.iter().flat_map(|outcome| &outcome.pods).any(waits_for_a_moment);
-        let interval = if passes { interval.min(SOON) } else { interval };
         let brake = self.brake();
         let state = self.policies.entry(key.clone()).or_default();
-        state.due = Some(now + interval);
+        (state.due, state.evaluated) = (Some(now + interval), Some(now));
         state.generation = Some(entry.generation);
         effects.extend(report(&entry, state, selection, &outcomes, (brake.as_deref(), now)));
         if let Ok((policy, _)) = &entry.parsed {
@@ -273,59 +278,69 @@ impl Engine {
         let now = turn.now;
         let policy = &*workload.policy(policy);
         let mut sizing = Sizer::new(self, policy, selector, workload, now);
-        let sized: Vec<SizedPod> = workload.pods.iter().filter_map(|pod| sizing.size(pod)).collect();
-        let mut shared = Circumstances {
+        let mut sized: Vec<SizedPod> = workload.pods.iter().filter_map(|pod| sizing.size(pod)).collect();
+        let mut at = Circumstances {
             dry_run: self.dry_run(),
             shadow: turn.shadow.clone(),
             starting: turn.starting,
             clock_jumped: self.jumped.is_some_and(|at| now.since(at) < policy.reconciliation_interval),
-            breaker: self.breaker.open(now),
+            breaker: turn.breaker.clone(),
             hpa: self.index.hpa_resources(&workload.workload),
-            canary: canary(policy, &sized, |uid| self.resizes.in_flight(uid), now),
             owner_progressing: is_progressing(&sized),
             runtime_classes: RUNTIME_CLASSES.map(str::to_owned).to_vec(),
             ready_pods: u32::try_from(sized.iter().filter(|pod| pod.facts.ready).count()).ok(),
             ..Circumstances::at(now)
         };
         let mut disrupted = disrupted(&sized, |uid| self.resizes.in_flight(uid));
-        let mut pods = Vec::new();
+        let mut canaries = policy.update.canary.filter(|_| workload.held.is_none()).map(|canary| {
+            let alone = sized.iter_mut().map(|SizedPod { facts, sizes }| {
+                self.complete(facts, &mut at, turn);
+                at.slot_free = true;
+                let decision = decide(policy, facts, sizes, &at);
+                (&*facts, at.in_flight, decision)
+            });
+            Canaries::new(canary, alone, now)
+        });
+        let mut pods = Vec::with_capacity(sized.len());
         for SizedPod { mut facts, sizes } in sized {
-            if let Some(node) = &mut facts.node {
-                turn.standing.complete(node);
-            }
             let excluded = facts.containers.iter().map(|container| &container.name);
             let excluded = excluded.filter(|name| selector.excludes(name)).cloned().collect();
-            let circumstances = Circumstances {
-                protected_namespace: self.index.is_protected(&facts.namespace),
-                in_flight: self.resizes.in_flight(&facts.uid),
-                slot_free: turn.free > 0,
-                backoff: self.resizes.backoff(&facts.uid).cloned(),
-                disrupted: disrupted.iter().find(|(uid, _)| *uid != facts.uid).map(|(_, why)| why.clone()),
-                restart_debt: facts.node.as_ref().and_then(|node| turn.standing.debt(&node.class)),
-                ..shared.clone()
-            };
+            self.complete(&mut facts, &mut at, turn);
+            at.canary = canaries.as_ref().map(Canaries::progress);
+            at.disrupted = disrupted.iter().find(|(uid, _)| *uid != facts.uid).map(|(_, why)| why.clone());
             let decision = match &workload.held {
                 Some(held) => held_back(held),
-                None => decide(policy, &facts, &sizes, &circumstances),
+                None => decide(policy, &facts, &sizes, &at),
             };
             if let Decision::Resize { plan, .. } = &decision {
                 turn.standing.decided(&facts, plan);
                 disrupted.push((facts.uid.clone(), format!("pod {} is being resized", facts.name)));
                 // an emergency is decided without a free slot
                 turn.free = turn.free.saturating_sub(1);
-                if let Some(canary) = &mut shared.canary {
-                    canary.changed += 1;
-                    canary.since = canary.since.or(Some(now));
+                if let Some(canaries) = &mut canaries {
+                    canaries.decided(&facts.uid, now);
                 }
             }
             let progress = self.resizes.state(&facts.uid).cloned();
-            let backoff = circumstances.backoff.filter(|backoff| backoff.until > now);
+            let backoff = at.backoff.take().filter(|backoff| backoff.until > now);
             pods.push(PodOutcome { facts, sizes, decision, progress, backoff, excluded });
         }
         let name = key.to_string();
         let computed: usize = pods.first().map_or(0, |pod| pod.sizes.len());
         self.metrics.recommendations.with_label_values(&[name.as_str()]).inc_by(computed as u64);
         WorkloadOutcome { workload: workload.workload.clone(), pods }
+    }
+
+    /// What only the whole cluster and this turn tell about a pod.
+    fn complete(&self, facts: &mut PodFacts, at: &mut Circumstances, turn: &Turn<'_>) {
+        if let Some(node) = &mut facts.node {
+            turn.standing.complete(node);
+        }
+        at.protected_namespace = self.index.is_protected(&facts.namespace);
+        at.in_flight = self.resizes.in_flight(&facts.uid);
+        at.slot_free = turn.free > 0;
+        at.backoff = self.resizes.backoff(&facts.uid).cloned();
+        at.restart_debt = facts.node.as_ref().and_then(|node| turn.standing.debt(&node.class));
     }
 
     fn requests(
@@ -352,12 +367,6 @@ impl Engine {
     }
 }
 
-/// Something is held for a reason that passes within seconds, as a rule.
-fn waits_for_a_moment(pod: &PodOutcome) -> bool {
-    let passing = [Reason::NodeAdmitting, Reason::ConcurrencyLimit, Reason::CoordinatorStarting];
-    pod.decision.held().iter().any(|hold| passing.contains(&hold.reason))
-}
-
 /// A workload that is left alone although a policy selects it.
 fn held_back(held: &Held) -> Decision {
     let reason = match held.by {
@@ -367,52 +376,6 @@ fn held_back(held: &Held) -> Decision {
         HeldBy::OwnerUnknown => Reason::OwnerUnknown,
     };
     Decision::Hold { held: vec![Hold::of_pod(reason, held.message.clone())], would: None }
-}
-
-/// A pod has its size when it is within this share of it, in thousandths: a recommendation drifts while pods are observed.
-const CANARY_NEAR: u64 = 50;
-
-/// How many pods have the recommended size or are on their way to it, and since when; only where some pods try a change
-/// first.
-fn canary(
-    policy: &Policy,
-    pods: &[SizedPod],
-    in_flight: impl Fn(&str) -> bool,
-    now: Timestamp,
-) -> Option<CanaryProgress> {
-    let canary = policy.update.canary?;
-    let least = u64::from(policy.min_change().thousandths()).max(CANARY_NEAR);
-    let near = |from: Option<u64>, to: Option<u64>| match (from, to) {
-        (Some(from), Some(to)) => from.abs_diff(to).saturating_mul(1000) < from.saturating_mul(least.max(1)),
-        _ => true,
-    };
-    let has_its_size = |pod: &&SizedPod| {
-        pod.sizes.iter().all(|size| {
-            let container = pod.facts.containers.iter().find(|c| c.name == size.container);
-            container.is_none_or(|c| {
-                let now = c.desired.requests;
-                near(now.cpu.map(|c| c.0), size.of(Resource::Cpu).request)
-                    && near(now.memory.map(|m| m.0), size.of(Resource::Memory).request)
-            })
-        })
-    };
-    // a step of several is watched as well, before the others follow
-    let resized = |pod: &&SizedPod| pod.facts.last_resize.is_some_and(|at| now.since(at) < canary.observe);
-    let changed: Vec<&SizedPod> =
-        pods.iter().filter(|pod| in_flight(&pod.facts.uid) || resized(pod) || has_its_size(pod)).collect();
-    let since = |pod: &&SizedPod| {
-        let started = pod.facts.containers.iter().filter_map(|c| c.started).max();
-        if in_flight(&pod.facts.uid) { Some(now) } else { pod.facts.last_resize.or(started) }
-    };
-    let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
-    let first = usize::try_from(canary.first_of(count(pods.len()))).unwrap_or(usize::MAX);
-    let mut times: Vec<Timestamp> = changed.iter().filter_map(since).collect();
-    times.sort_unstable();
-    Some(CanaryProgress {
-        pods: count(pods.len()),
-        changed: count(changed.len()),
-        since: times.get(first - 1).copied(),
-    })
 }
 
 /// Pods that are being resized or are not ready, by uid, each in words.
@@ -489,11 +452,6 @@ fn report(
     effects
 }
 
-/// Some policy is in charge of the workload.
-fn is_selected(selection: &Selection, workload: &WorkloadRef) -> bool {
-    selection.by_policy.values().flatten().any(|selected| selected.workload == *workload)
-}
-
 /// Recommendations that say something new, and those whose workload is gone.
 fn tell(
     (entry, policy, index): (&PolicyEntry, &Policy, &Index),
@@ -504,12 +462,13 @@ fn tell(
     let mut effects: Vec<Effect> =
         outcomes.iter().filter_map(|outcome| tell_of((entry, policy, index), state, outcome, now)).collect();
     let about: BTreeSet<&WorkloadRef> = outcomes.iter().map(|outcome| &outcome.workload).collect();
+    state.last_applied.retain(|workload, _| index.exists(workload));
     state.recommendations.retain(|workload, _| {
         if about.contains(workload) || index.rests(workload) {
             return true;
         }
         // what another policy is in charge of now has its object from that one
-        if !is_selected(selection, workload) {
+        if !selection.has(workload) {
             effects.push(Effect::DeleteRecommendation(workload.clone()));
         }
         false

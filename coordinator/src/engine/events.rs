@@ -2,11 +2,13 @@
 //! container that starts, stops or becomes ready.
 //!
 //! Agents send no events of their own: what happens on a node is in its next frame. A record costs one look-up here; what
-//! it makes due is evaluated alone.
+//! it makes due is evaluated alone. What waits for a pod to be admitted, or for a resize of its policy to end, is due when
+//! that happened, and is not looked at before.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
+use optipod_common::decide::Reason;
 use optipod_common::frame::ContainerRecord;
 use optipod_common::histogram::MergedHistogram;
 use optipod_common::ident::{WorkloadContainer, WorkloadRef};
@@ -16,11 +18,13 @@ use optipod_common::resources::Amounts;
 use optipod_common::sample::{CPU_UNITS_PER_MILLICORE, MEMORY_UNIT_BYTES};
 use optipod_common::time::Timestamp;
 
-use super::evaluate::WorkloadOutcome;
+use super::evaluate::{PodOutcome, WorkloadOutcome};
+use crate::index::PolicyKey;
+
 /// Throttled frames that are news: a limit counts as too low after the second one.
 const TOLD: u8 = 2;
 
-/// Least time between two evaluations of a workload that events ask for: its pods' frames come one after the other, and
+/// Least time between two evaluations of a workload that its use asks for: its pods' frames come one after the other, and
 /// a resize takes about as long.
 const PACE: Duration = Duration::from_secs(5);
 
@@ -34,7 +38,51 @@ const NEAR: u64 = 900;
 #[derive(Debug, Default)]
 pub struct Events {
     watched: HashMap<WorkloadRef, Watched>,
-    due: BTreeSet<WorkloadRef>,
+    agenda: Agenda,
+    /// What waits for a node to admit another pod, by node.
+    admissions: Waiting<String>,
+    /// What waits for a resize of its policy to end, by policy.
+    slots: Waiting<PolicyKey>,
+}
+
+type Waiting<K> = BTreeMap<K, BTreeSet<WorkloadRef>>;
+
+/// Earlier than any time: due at once.
+const AT_ONCE: Timestamp = Timestamp::from_unix_micros(i64::MIN);
+
+/// When workloads are due. Every step is O(log of these).
+#[derive(Debug, Default)]
+struct Agenda {
+    times: HashMap<WorkloadRef, Timestamp>,
+    order: BTreeSet<(Timestamp, WorkloadRef)>,
+}
+
+impl Agenda {
+    /// Due at that time, or when it is due anyway.
+    fn put(&mut self, workload: &WorkloadRef, at: Timestamp) {
+        if self.times.get(workload).is_some_and(|known| *known <= at) {
+            return;
+        }
+        self.remove(workload);
+        self.times.insert(workload.clone(), at);
+        self.order.insert((at, workload.clone()));
+    }
+
+    fn remove(&mut self, workload: &WorkloadRef) {
+        if let Some((workload, at)) = self.times.remove_entry(workload) {
+            self.order.remove(&(at, workload));
+        }
+    }
+
+    fn take(&mut self, now: Timestamp) -> BTreeSet<WorkloadRef> {
+        let mut due = BTreeSet::new();
+        while self.order.first().is_some_and(|(at, _)| *at <= now) {
+            let Some((_, workload)) = self.order.pop_first() else { break };
+            self.times.remove(&workload);
+            due.insert(workload);
+        }
+        due
+    }
 }
 
 /// A workload that a policy is in charge of.
@@ -49,6 +97,10 @@ struct Watched {
     trigger: u64,
     /// By container. What is not here had no evidence yet: its first record is news.
     levels: BTreeMap<String, Levels>,
+    /// Nodes that are to admit another pod first.
+    admissions: BTreeSet<String>,
+    /// Its policy, while a resize of it has to end first.
+    slot: Option<PolicyKey>,
 }
 
 /// What is no news about a container, however often it is seen.
@@ -67,15 +119,19 @@ struct Levels {
 impl Events {
     /// A workload was evaluated. `whole`: with its policy, at the policy's time; what events have told so far is
     /// weighed anew.
-    pub fn evaluated(&mut self, policy: &Policy, outcome: &WorkloadOutcome, whole: bool, now: Timestamp) {
-        self.due.remove(&outcome.workload);
+    pub fn evaluated(
+        &mut self,
+        (key, policy): (&PolicyKey, &Policy),
+        outcome: &WorkloadOutcome,
+        whole: bool,
+        now: Timestamp,
+    ) {
+        let before = self.remove(&outcome.workload);
         if policy.mode == Mode::Disabled {
-            self.watched.remove(&outcome.workload);
             return;
         }
         let mut levels = levels_of(outcome);
-        let before = self.watched.get(&outcome.workload).filter(|_| !whole);
-        for (name, known) in before.into_iter().flat_map(|watched| &watched.levels) {
+        for (name, known) in before.iter().filter(|_| !whole).flat_map(|watched| &watched.levels) {
             if let Some(new) = levels.get_mut(name) {
                 new.raise(known);
             }
@@ -91,7 +147,18 @@ impl Events {
             _ => 1000,
         };
         let boosts = policy.startup.cpu.is_some() || policy.startup.memory.is_some();
-        let watched = Watched { evaluated: now, boosts, percentile, trigger, levels };
+        let held = |pod: &PodOutcome, reason| pod.decision.held().iter().any(|hold| hold.reason == reason);
+        let waiting = outcome.pods.iter().filter(|pod| held(pod, Reason::NodeAdmitting));
+        let admissions: BTreeSet<String> =
+            waiting.filter_map(|pod| Some(pod.facts.node.as_ref()?.name.clone())).collect();
+        let slot = outcome.pods.iter().any(|pod| held(pod, Reason::ConcurrencyLimit)).then(|| key.clone());
+        for node in &admissions {
+            self.admissions.entry(node.clone()).or_default().insert(outcome.workload.clone());
+        }
+        if let Some(policy) = &slot {
+            self.slots.entry(policy.clone()).or_default().insert(outcome.workload.clone());
+        }
+        let watched = Watched { evaluated: now, boosts, percentile, trigger, levels, admissions, slot };
         self.watched.insert(outcome.workload.clone(), watched);
     }
 
@@ -105,30 +172,82 @@ impl Events {
     ) {
         let Some(watched) = self.watched.get_mut(&container.workload) else { return };
         if now.since(end) < NEWS_FOR && watched.is_news(&container.container, record, requests) {
-            self.due.insert(container.workload.clone());
+            self.agenda.put(&container.workload, watched.evaluated + PACE);
         }
     }
 
-    /// Something is to be looked at: a pod of it started, stopped or became ready, or what it waits for may be there.
+    /// Something is to be looked at: a pod of it started, stopped or became ready.
     pub fn put(&mut self, workload: &WorkloadRef) {
-        self.due.insert(workload.clone());
+        let at = self.watched.get(workload).filter(|watched| !watched.boosts);
+        self.agenda.put(workload, at.map_or(AT_ONCE, |watched| watched.evaluated + PACE));
+    }
+
+    /// It is to be looked at at that time, however lately it was.
+    pub fn put_at(&mut self, workload: &WorkloadRef, at: Timestamp) {
+        self.agenda.put(workload, at);
     }
 
     /// Those whose time has come, known or new.
     pub fn take_due(&mut self, now: Timestamp) -> BTreeSet<WorkloadRef> {
-        let Self { watched, due } = self;
-        let waits = |known: &Watched| !known.boosts && now.since(known.evaluated) < PACE;
-        due.extract_if(.., |workload| !watched.get(workload).is_some_and(waits)).collect()
+        self.agenda.take(now)
+    }
+
+    /// Of those that wait for a slot, as many as their policy has `free`.
+    pub fn with_slot(&self, free: impl Fn(&PolicyKey) -> usize) -> impl Iterator<Item = &WorkloadRef> {
+        self.slots.iter().flat_map(move |(policy, waiting)| waiting.iter().take(free(policy)))
+    }
+
+    /// Nodes that something waits for.
+    pub fn awaited(&self) -> impl Iterator<Item = &String> {
+        self.admissions.keys()
+    }
+
+    /// A node may have admitted what it had to: what waits for that is due at once.
+    pub fn admitted(&mut self, node: &str) {
+        for workload in self.admissions.get(node).into_iter().flatten() {
+            self.agenda.put(workload, AT_ONCE);
+        }
+    }
+
+    /// The clock was set: no time that was noted means anything any more.
+    pub fn clock_jumped(&mut self, now: Timestamp) {
+        self.watched.values_mut().for_each(|watched| watched.evaluated = watched.evaluated.min(now));
+        let workloads: Vec<WorkloadRef> = self.agenda.times.keys().cloned().collect();
+        workloads.iter().for_each(|workload| self.agenda.put(workload, AT_ONCE));
     }
 
     /// No policy is in charge of it any more.
     pub fn forget(&mut self, workload: &WorkloadRef) {
-        self.watched.remove(workload);
+        self.remove(workload);
     }
 
     /// Forgets workloads that are gone.
     pub fn retain(&mut self, exists: impl Fn(&WorkloadRef) -> bool) {
-        self.watched.retain(|workload, _| exists(workload));
+        let known = self.watched.keys().chain(self.agenda.times.keys());
+        let gone: Vec<WorkloadRef> = known.filter(|workload| !exists(workload)).cloned().collect();
+        gone.iter().for_each(|workload| self.forget(workload));
+    }
+
+    /// Takes a workload out of everything.
+    fn remove(&mut self, workload: &WorkloadRef) -> Option<Watched> {
+        self.agenda.remove(workload);
+        let watched = self.watched.remove(workload)?;
+        for node in &watched.admissions {
+            leave(&mut self.admissions, node, workload);
+        }
+        if let Some(policy) = &watched.slot {
+            leave(&mut self.slots, policy, workload);
+        }
+        Some(watched)
+    }
+}
+
+fn leave<K: Ord>(waiting: &mut Waiting<K>, key: &K, workload: &WorkloadRef) {
+    if let Some(workloads) = waiting.get_mut(key) {
+        workloads.remove(workload);
+        if workloads.is_empty() {
+            waiting.remove(key);
+        }
     }
 }
 
@@ -191,7 +310,7 @@ fn levels_of(outcome: &WorkloadOutcome) -> BTreeMap<String, Levels> {
         for name in &pod.excluded {
             levels.entry(name.clone()).or_default();
         }
-        for size in &pod.sizes {
+        for size in pod.sizes.iter() {
             let ContainerRecommendation { container, cpu, memory, evidence } = size;
             let own =
                 Levels { cpu: level(cpu), memory: level(memory), peak: evidence.memory_peak.0, throttled: 0 };
@@ -219,14 +338,17 @@ mod tests {
     use optipod_common::ident::{ContainerId, ContainerKey};
     use optipod_common::policy::{Boost, Factor, Objective};
     use optipod_common::quantity::{Bytes, MilliCpu};
-    use optipod_common::resources::{PodFacts, QosClass};
+    use optipod_common::resources::{NodeFacts, PodFacts, QosClass};
     use optipod_common::sample::CpuCounters;
 
     use super::*;
-    use crate::engine::PodOutcome;
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp::from_unix_seconds(1_800_000_000 + seconds)
+    }
+
+    fn key() -> PolicyKey {
+        PolicyKey { namespace: "shop".into(), name: "p".into() }
     }
 
     fn app() -> WorkloadContainer {
@@ -252,7 +374,7 @@ mod tests {
         let decision = optipod_common::decide::Decision::Hold { held: Vec::new(), would: None };
         let pod = PodOutcome {
             facts: PodFacts::default(),
-            sizes: vec![size],
+            sizes: [size].into(),
             decision,
             progress: None,
             backoff: None,
@@ -291,7 +413,7 @@ mod tests {
 
     fn evaluated(steps: &[StepKind]) -> Events {
         let mut events = Events::default();
-        events.evaluated(&policy(), &outcome(steps), true, at(0));
+        events.evaluated((&key(), &policy()), &outcome(steps), true, at(0));
         events
     }
 
@@ -303,11 +425,11 @@ mod tests {
         }
         assert!(is_news(&mut events, &used(201, 32)));
         assert!(!is_news(&mut events, &used(201, 32)), "the same again");
-        events.evaluated(&policy(), &outcome(&[]), false, at(20));
+        events.evaluated((&key(), &policy()), &outcome(&[]), false, at(20));
         assert!(!is_news(&mut events, &used(201, 32)), "it was decided on alone");
         assert!(is_news(&mut events, &used(300, 32)));
         assert!(is_news(&mut events, &used(50, 65)));
-        events.evaluated(&policy(), &outcome(&[]), true, at(30));
+        events.evaluated((&key(), &policy()), &outcome(&[]), true, at(30));
         assert!(is_news(&mut events, &used(201, 32)), "the policy's turn weighs anew");
     }
 
@@ -361,12 +483,70 @@ mod tests {
         assert!(events.take_due(at(6)).is_empty(), "once");
         let mut boosts = policy();
         boosts.startup.cpu = Some(Boost::Times(Factor::from_thousandths(2000).unwrap()));
-        events.evaluated(&boosts, &outcome(&[]), true, at(10));
+        events.evaluated((&key(), &boosts), &outcome(&[]), true, at(10));
         events.put(&app().workload);
         assert_eq!(events.take_due(at(10)).len(), 1);
         // one that nobody evaluated yet
         let new = WorkloadRef { name: "new".into(), ..app().workload };
         events.put(&new);
         assert_eq!(events.take_due(at(10)).into_iter().collect::<Vec<_>>(), [new]);
+    }
+
+    /// Held for this reason on node `n`.
+    fn held(reason: Reason) -> WorkloadOutcome {
+        let mut outcome = outcome(&[]);
+        let hold = optipod_common::decide::Hold::of_pod(reason, "");
+        let node = NodeFacts { name: "n".into(), ..NodeFacts::default() };
+        outcome.pods[0].facts.node = Some(node);
+        outcome.pods[0].decision = optipod_common::decide::Decision::Hold { held: vec![hold], would: None };
+        outcome
+    }
+
+    #[test]
+    fn what_waits_for_an_admission_or_a_slot_is_due_when_it_is_there_and_not_before() {
+        let mut boosts = policy();
+        boosts.startup.cpu = Some(Boost::Times(Factor::from_thousandths(2000).unwrap()));
+        let mut events = Events::default();
+        let evaluate = |events: &mut Events, reason| {
+            events.evaluated((&key(), &boosts), &held(reason), false, at(0));
+        };
+        evaluate(&mut events, Reason::NodeAdmitting);
+        assert!(events.take_due(at(3600)).is_empty());
+        assert!(events.awaited().eq(["n"]));
+        events.admitted("n");
+        assert_eq!(events.take_due(at(0)).len(), 1, "at once");
+        evaluate(&mut events, Reason::ConcurrencyLimit);
+        assert_eq!(events.awaited().count(), 0);
+        assert!(events.take_due(at(3600)).is_empty());
+        let with_slot = |events: &Events, free| {
+            events.with_slot(|policy| if *policy == key() { free } else { 0 }).count()
+        };
+        assert_eq!((with_slot(&events, 0), with_slot(&events, 2)), (0, 1));
+        evaluate(&mut events, Reason::ChangeTooSmall);
+        assert_eq!(with_slot(&events, 2), 0);
+    }
+
+    #[test]
+    fn workloads_that_are_gone_are_forgotten_with_all_that_they_wait_for() {
+        let mut events = Events::default();
+        events.evaluated((&key(), &policy()), &held(Reason::NodeAdmitting), false, at(0));
+        events.put(&app().workload);
+        events.put(&WorkloadRef { name: "unknown".into(), ..app().workload });
+        events.retain(|_| false);
+        assert!(events.agenda.times.is_empty() && events.agenda.order.is_empty());
+        assert!(events.watched.is_empty() && events.admissions.is_empty());
+        events.evaluated((&key(), &policy()), &held(Reason::ConcurrencyLimit), false, at(0));
+        events.forget(&app().workload);
+        assert!(events.slots.is_empty());
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_keeps_nothing_waiting() {
+        let mut events = evaluated(&[]);
+        events.put(&app().workload);
+        events.clock_jumped(at(-3600));
+        assert_eq!(events.take_due(at(-3600)).len(), 1);
+        events.put(&app().workload);
+        assert_eq!(events.take_due(at(-3595)).len(), 1);
     }
 }

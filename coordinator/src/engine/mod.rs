@@ -1,6 +1,7 @@
 //! The coordinator's mind: one owner of all state, no client, no clock. What happens goes in, effects come out.
 
 mod breaker;
+mod canary;
 mod evaluate;
 mod events;
 mod lent;
@@ -34,7 +35,7 @@ pub use self::version::{current as current_version, pinned};
 use crate::api::recommendation::{HistoryEntry, RecommendationStatus};
 use crate::api::v1alpha1::OptimizationPolicyStatus;
 use crate::apply::{Accepted, Action, Refusal};
-use crate::index::{CONFIG_MAP, Change, Declared, Delta, Index, OwnerObject, PodKey, PolicyKey};
+use crate::index::{CONFIG_MAP, Change, Declared, Delta, Index, Life, OwnerObject, PodKey, PolicyKey};
 use crate::ingest::Ingest;
 use crate::metrics::Metrics;
 use crate::recommendations;
@@ -114,6 +115,7 @@ pub struct Request {
 #[derive(Default)]
 struct PolicyState {
     due: Option<Timestamp>,
+    evaluated: Option<Timestamp>,
     generation: Option<i64>,
     last_applied: BTreeMap<WorkloadRef, Timestamp>,
     written: Option<(OptimizationPolicyStatus, Timestamp)>,
@@ -127,9 +129,23 @@ const RETENTION: Duration = Duration::from_secs(24 * 3600);
 /// Time between two compactions of the store: the width of its finest slot.
 const COMPACT_EVERY: Duration = Duration::from_secs(15);
 
+/// Least time between two evaluations of a policy that ends of its resizes ask for: the resizes' own workloads do not wait,
+/// what its status says of them does.
+const STATUS_PACE: Duration = Duration::from_secs(5);
+
+/// After the API server was silent, or asked for patience, what waits for a slot waits this much longer.
+const SILENCE: Duration = Duration::from_secs(5);
+
 /// A tick that comes this much before the last one, or this much after it, shows that the clock jumped.
 const CLOCK_BACK: Duration = Duration::from_secs(5);
 const CLOCK_AHEAD: Duration = Duration::from_secs(300);
+
+/// How pods stand: which of them is where, and where each is in its life.
+struct Stands {
+    lives: Vec<(PodKey, Option<Life>)>,
+    /// Nodes.
+    places: BTreeSet<String>,
+}
 
 /// All state. Methods take the time as an argument and return what is to be done.
 pub struct Engine {
@@ -147,6 +163,8 @@ pub struct Engine {
     shrunk: Shrunk,
     lent: Lent,
     events: Events,
+    /// When the API server was silent for the last time.
+    silent: Option<Timestamp>,
     prices: Option<Prices>,
     /// What earlier leaders left was looked through in this term.
     swept: bool,
@@ -172,6 +190,7 @@ impl Engine {
             shrunk: Shrunk::default(),
             lent: Lent::default(),
             events: Events::default(),
+            silent: None,
             prices: None,
             swept: false,
             caught_up: false,
@@ -225,8 +244,8 @@ impl Engine {
             Change::Pods(Delta::Apply(pod)) => Some(PodKey::of(pod)),
             _ => None,
         };
-        let before = pod.as_ref().and_then(|pod| self.index.life(pod));
         let was_lost = pod.as_ref().is_some_and(|pod| self.index.lost_job(pod).is_some());
+        let before = self.stands(&change);
         let was_dry = self.dry_run();
         let known = self.index.apply(change, now);
         self.usage.join(&known, &self.index, now);
@@ -234,17 +253,39 @@ impl Engine {
         if lost.is_some_and(|node| self.breaker.lost(node, now)) {
             self.metrics.jobs_lost.inc();
         }
-        if let Some(pod) = pod
-            && self.leading_since.is_some()
-            && self.index.life(&pod) != before
-            && let Some(workload) = self.index.workload_of(&pod)
-        {
-            self.events.put(workload);
+        if let Some(before) = before.filter(|_| self.leading_since.is_some()) {
+            self.wake(&before);
         }
         if self.dry_run() != was_dry {
             self.policies.values_mut().for_each(|state| state.due = Some(now));
         }
         self.metrics.dry_run.set(self.dry_run().into());
+    }
+
+    /// How the pods of a change stand before it; `None` when it is about something else.
+    fn stands(&self, change: &Change) -> Option<Stands> {
+        let pods: BTreeSet<PodKey> = match change {
+            Change::Pods(Delta::Apply(pod) | Delta::Delete(pod)) => BTreeSet::from([PodKey::of(pod)]),
+            Change::Pods(Delta::Replace(pods)) => {
+                pods.iter().map(PodKey::of).chain(self.index.pod_keys().cloned()).collect()
+            }
+            _ => return None,
+        };
+        let places = pods.iter().filter_map(|pod| self.index.place_of(pod)).map(str::to_owned).collect();
+        let lives = pods.into_iter().map(|pod| (self.index.life(&pod), pod));
+        Some(Stands { lives: lives.map(|(life, pod)| (pod, life)).collect(), places })
+    }
+
+    /// Makes due what a change of pods is about, and what waited for it.
+    fn wake(&mut self, before: &Stands) {
+        let Self { index, events, .. } = self;
+        let changed = before.lives.iter().filter(|(pod, life)| index.life(pod) != *life);
+        changed.filter_map(|(pod, _)| index.workload_of(pod)).for_each(|workload| events.put(workload));
+        let after = before.lives.iter().filter_map(|(pod, _)| index.place_of(pod));
+        let places: BTreeSet<&str> = before.places.iter().map(String::as_str).chain(after).collect();
+        let awaited = events.awaited().filter(|node| places.contains(node.as_str()));
+        let free: Vec<String> = awaited.filter(|node| index.admitting(node).is_none()).cloned().collect();
+        free.iter().for_each(|node| events.admitted(node));
     }
 
     /// What earlier leaders left could not be looked through: it is asked for again.
@@ -285,7 +326,7 @@ impl Engine {
         match ingest {
             Ingest::Connected { node, epoch, oldest, resume } => {
                 // the agent is gone when nobody listens
-                let _ = resume.send(self.usage.connected(&node, epoch, oldest));
+                let _ = resume.send(self.usage.connected(&node, epoch, oldest, now));
             }
             // A stream of an earlier term (the lease lapsed and came back): what it sent then is not here. Without an
             // answer the stream ends, and the agent says Hello and replays.
@@ -324,6 +365,7 @@ impl Engine {
         let owner = self.index.owner_of(&subject.workload);
         let notice = match answer {
             Ok(accepted) => {
+                self.silent = None;
                 let method = if subject.purpose == Purpose::Optimise { "InPlace" } else { "Revert" };
                 self.metrics.applications.with_label_values(&[policy.as_str(), method]).inc();
                 let notice = Notice::resizing(&subject, &action.plan).of(owner);
@@ -345,6 +387,9 @@ impl Engine {
                     .with_label_values(&[policy.as_str(), refusal.reason.as_str()])
                     .inc();
                 self.metrics.resizes.with_label_values(&[refusal.reason.as_str()]).inc();
+                if refusal.reason == Reason::ApiUnavailable {
+                    self.silent = Some(now);
+                }
                 self.shrunk.refused(&subject.uid);
                 if let Some(facts) = self.facts_of(&subject) {
                     self.lent.refused(&facts, &action.plan);
@@ -358,7 +403,7 @@ impl Engine {
                 // what passes within seconds is tried when it has; the rest is told at once
                 let passed =
                     self.resizes.backoff(&subject.uid).filter(|_| passing).map(|backoff| backoff.until);
-                self.reevaluate(&subject.policy, passed.unwrap_or(now));
+                self.reevaluate(&subject, passed.unwrap_or(now));
                 // a conflict is the fence at work, not news
                 if matches!(
                     refusal.reason,
@@ -400,10 +445,19 @@ impl Engine {
         effects
     }
 
-    /// A clock that was set, or a process that was stopped, makes ages wrong.
+    /// A clock that was set, or a process that was stopped, makes ages wrong. What was to be done at a time that a clock of
+    /// before said is done now: it may not come again for hours.
     fn watch_clock(&mut self, now: Timestamp) {
-        let before = self.ticked.replace(now);
-        if before.is_some_and(|before| before.since(now) > CLOCK_BACK || now.since(before) > CLOCK_AHEAD) {
+        let Some(before) = self.ticked.replace(now) else { return };
+        let back = before.since(now);
+        if back > CLOCK_BACK {
+            self.leading_since = self.leading_since.map(|since| since.min(now));
+            self.policies.values_mut().for_each(|state| (state.due, state.evaluated) = (Some(now), None));
+            self.events.clock_jumped(now);
+            self.resizes.set_back(back);
+            (self.compacted, self.silent) = (None, None);
+        }
+        if back > CLOCK_BACK || now.since(before) > CLOCK_AHEAD {
             self.jumped = Some(now);
         }
     }
@@ -463,7 +517,7 @@ impl Engine {
             }
             End::Void(_) => {}
         }
-        self.reevaluate(&subject.policy, now);
+        self.reevaluate(subject, now);
         effects
     }
 
@@ -528,10 +582,12 @@ impl Engine {
         self.index.facts(&subject.pod).filter(|facts| facts.uid == subject.uid)
     }
 
-    /// The next tick evaluates this policy.
-    fn reevaluate(&mut self, policy: &PolicyKey, now: Timestamp) {
-        if let Some(state) = self.policies.get_mut(policy) {
-            state.due = Some(now);
+    /// At that time the workload of a resize is evaluated, and its policy, whose status is about all of them, at its pace.
+    fn reevaluate(&mut self, subject: &Subject, at: Timestamp) {
+        self.events.put_at(&subject.workload, at);
+        if let Some(state) = self.policies.get_mut(&subject.policy) {
+            let at = state.evaluated.map_or(at, |evaluated| at.max(evaluated + STATUS_PACE));
+            state.due = Some(state.due.map_or(at, |due| due.min(at)));
         }
     }
 
@@ -545,14 +601,16 @@ impl Engine {
         self.usage.compact(&self.index, now, retention);
         let index = &self.index;
         self.resizes.retain(now, |pod, uid| index.facts(pod).is_some_and(|facts| facts.uid == uid));
-        self.events.retain(|workload| index.pods_of(workload).next().is_some() || index.rests(workload));
+        self.events.retain(|workload| index.exists(workload));
+        // O(containers): not at every tick
+        let slots = self.usage.store().slots();
+        self.metrics.store_slots.set(i64::try_from(slots).unwrap_or(i64::MAX));
     }
 
     fn show_sizes(&mut self) {
         let set =
             |gauge: &prometheus::IntGauge, value: usize| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
         set(&self.metrics.store_containers, self.usage.store().len());
-        set(&self.metrics.store_slots, self.usage.store().slots());
         set(&self.metrics.records_parked, self.usage.parked_records());
         set(&self.metrics.resizes_in_flight, self.resizes.count());
         set(&self.metrics.pods, self.index.pod_count());

@@ -232,6 +232,16 @@ impl Resizes {
         self.fail(subject, refusal.reason, &refusal.message, now);
     }
 
+    /// The clock was set back: what was to last still lasts as long.
+    pub fn set_back(&mut self, by: Duration) {
+        self.asked.values_mut().for_each(|asked| asked.at = asked.at - by);
+        self.put_off.values_mut().for_each(|put_off| put_off.due = put_off.due - by);
+        for tracked in self.tracked.values_mut() {
+            (tracked.since, tracked.sent.at) = (tracked.since - by, tracked.sent.at - by);
+        }
+        self.failures.values_mut().for_each(|failures| failures.backoff.until = failures.backoff.until - by);
+    }
+
     /// Reads the progress of every resize. Ended ones are returned and followed no longer.
     pub fn follow<'a>(
         &mut self,

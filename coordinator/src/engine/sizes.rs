@@ -1,10 +1,11 @@
 //! Evidence and policy become the sizes of a pod's containers.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use optipod_common::ident::WorkloadContainer;
-use optipod_common::policy::{Mode, Policy, Scope};
+use optipod_common::policy::{Mode, Policy, Scope, Strategy};
 use optipod_common::recommend::{Asked, ContainerRecommendation, recommend};
 use optipod_common::resources::{ContainerFacts, PodFacts};
 use optipod_common::startup::{Lifetime, Phase};
@@ -23,10 +24,23 @@ const TAKING_BACK: Duration = Duration::from_secs(300);
 pub struct SizedPod {
     pub facts: PodFacts,
     /// One per container with evidence.
-    pub sizes: Vec<ContainerRecommendation>,
+    pub sizes: Arc<[ContainerRecommendation]>,
 }
 
-/// Sizes the pods of one workload. Evidence is gathered once for all pods that are alike.
+/// Kinds of pods of one workload that are looked through for one that is alike.
+const KINDS: usize = 8;
+
+/// All that sizes depend on, but for evidence of a pod's own. Pods of one kind have the same.
+#[derive(PartialEq)]
+struct Kind {
+    variant: Variant,
+    /// Strategies other than Threshold look only at whether it was.
+    resized: Option<Timestamp>,
+    /// Without what the kubelet says of this very life.
+    containers: Vec<(ContainerFacts, Phase)>,
+}
+
+/// Sizes the pods of one workload. Evidence is gathered, and sizes are computed, once for all pods that are alike.
 pub struct Sizer<'a> {
     engine: &'a Engine,
     policy: &'a Policy,
@@ -36,6 +50,7 @@ pub struct Sizer<'a> {
     /// When a pod of the workload was last resized.
     resized: Option<Timestamp>,
     evidence: BTreeMap<(String, Variant), Option<Evidence>>,
+    kinds: Vec<(Kind, Arc<[ContainerRecommendation]>)>,
 }
 
 impl<'a> Sizer<'a> {
@@ -47,14 +62,23 @@ impl<'a> Sizer<'a> {
         now: Timestamp,
     ) -> Self {
         let resized = workload.pods.iter().filter_map(|pod| engine.index.last_resize(pod)).max();
-        Self { engine, policy, selector, workload, now, resized, evidence: BTreeMap::new() }
+        Self {
+            engine,
+            policy,
+            selector,
+            workload,
+            now,
+            resized,
+            evidence: BTreeMap::new(),
+            kinds: Vec::new(),
+        }
     }
 
     /// A pod with its sizes; `None` when it is gone.
     pub fn size(&mut self, pod: &PodKey) -> Option<SizedPod> {
         let mut facts = self.engine.index.facts(pod)?;
         facts.boosted = self.boosted(&facts);
-        let sizes = if self.policy.mode == Mode::Disabled { Vec::new() } else { self.sizes(&facts) };
+        let sizes = if self.policy.mode == Mode::Disabled { Arc::default() } else { self.sizes(&facts) };
         Some(SizedPod { facts, sizes })
     }
 
@@ -70,23 +94,51 @@ impl<'a> Sizer<'a> {
         })
     }
 
-    fn sizes(&mut self, facts: &PodFacts) -> Vec<ContainerRecommendation> {
-        let variant = Variant {
-            revision: facts.revision.clone(),
-            node_class: facts.node.as_ref().map_or_else(String::new, |node| node.class.clone()),
+    fn sizes(&mut self, facts: &PodFacts) -> Arc<[ContainerRecommendation]> {
+        let kind = self.kind(facts);
+        let shared = self.policy.scope == Scope::Workload;
+        if let Some((_, sizes)) = self.kinds.iter().find(|(known, _)| shared && *known == kind) {
+            return Arc::clone(sizes);
+        }
+        let sizes: Vec<ContainerRecommendation> = kind
+            .containers
+            .iter()
+            .filter_map(|(container, phase)| self.container(facts, (container, *phase), &kind.variant))
+            .collect();
+        let sizes: Arc<[ContainerRecommendation]> = sizes.into();
+        if shared && self.kinds.len() < KINDS {
+            self.kinds.push((kind, Arc::clone(&sizes)));
+        }
+        sizes
+    }
+
+    fn kind(&self, facts: &PodFacts) -> Kind {
+        let included = facts.containers.iter().filter(|container| !self.selector.excludes(&container.name));
+        let lasting = |container: &ContainerFacts| ContainerFacts {
+            allocated: None,
+            actual: None,
+            running: false,
+            started: None,
+            restarts: 0,
+            ..container.clone()
         };
-        let selector = self.selector;
-        let included = facts.containers.iter().filter(|container| !selector.excludes(&container.name));
-        included.filter_map(|container| self.container(facts, container, &variant)).collect()
+        let by_time = matches!(self.policy.strategy, Strategy::Threshold(_));
+        Kind {
+            variant: Variant {
+                revision: facts.revision.clone(),
+                node_class: facts.node.as_ref().map_or_else(String::new, |node| node.class.clone()),
+            },
+            resized: facts.last_resize.map(|at| if by_time { at } else { self.now }),
+            containers: included.map(|c| (lasting(c), self.phase(facts, c, self.now))).collect(),
+        }
     }
 
     fn container(
         &mut self,
         facts: &PodFacts,
-        container: &ContainerFacts,
+        (container, phase): (&ContainerFacts, Phase),
         variant: &Variant,
     ) -> Option<ContainerRecommendation> {
-        let phase = self.phase(facts, container, self.now);
         let Self { engine, policy, workload, now, resized, .. } = *self;
         let key =
             WorkloadContainer { workload: workload.workload.clone(), container: container.name.clone() };

@@ -26,11 +26,25 @@ const PARK_AT_MOST: usize = 20_000;
 /// Kernel limits of a container that no frame mentioned for this long are forgotten.
 const KERNEL_FOR: Duration = Duration::from_secs(900);
 
+/// What was heard from a node that is gone is known this long: longer than any agent keeps frames, so that none counts
+/// twice.
+const LEDGER_FOR: Duration = Duration::from_secs(24 * 3600);
+
+/// Which frames of a node count already.
+#[derive(Default)]
+struct Heard {
+    ledger: Ledger,
+    /// For the last time.
+    at: Option<Timestamp>,
+}
+
 /// Everything that came from agents.
 #[derive(Default)]
 pub struct Usage {
     store: Store,
-    ledgers: HashMap<String, Ledger>,
+    nodes: HashMap<String, Heard>,
+    /// Frames of nodes that are forgotten, which will never come.
+    lost: u64,
     parked: HashMap<ContainerId, Parked>,
     parked_records: usize,
     dropped_records: u64,
@@ -52,8 +66,8 @@ struct Parked {
 
 impl Usage {
     /// An agent connected: the sequence to resume from.
-    pub fn connected(&mut self, node: &str, epoch: u64, oldest: u64) -> u64 {
-        let ledger = self.ledgers.entry(node.to_owned()).or_default();
+    pub fn connected(&mut self, node: &str, epoch: u64, oldest: u64, now: Timestamp) -> u64 {
+        let ledger = self.ledger(node, now);
         if oldest > 0 {
             ledger.forget_below(epoch, oldest);
         }
@@ -62,7 +76,13 @@ impl Usage {
 
     /// True when an agent of this node said Hello in this term.
     pub fn is_connected(&self, node: &str) -> bool {
-        self.ledgers.contains_key(node)
+        self.nodes.contains_key(node)
+    }
+
+    fn ledger(&mut self, node: &str, now: Timestamp) -> &mut Ledger {
+        let heard = self.nodes.entry(node.to_owned()).or_default();
+        heard.at = Some(now);
+        &mut heard.ledger
     }
 
     /// Counts a frame once; nothing of a refused frame is used. Records that count at once are told to `counted`.
@@ -74,7 +94,7 @@ impl Usage {
         now: Timestamp,
         mut counted: impl FnMut(&Origin, &ContainerRecord),
     ) -> (Admission, Accepted) {
-        let ledger = self.ledgers.entry(node.to_owned()).or_default();
+        let ledger = self.ledger(node, now);
         let admission = ledger.admit(frame.epoch, frame.sequence);
         // There is no checkpoint yet, so nothing is durable: agents keep what they hold for the next leader.
         let accepted = Accepted { accepted: ledger.accepted(frame.epoch), durable: 0 };
@@ -162,6 +182,13 @@ impl Usage {
             self.count_running(index, since, now);
         }
         self.store.compact(now, retention);
+        self.startups.retain(|workload, _| index.exists(workload));
+        let lost = &mut self.lost;
+        self.nodes.retain(|node, heard| {
+            let kept = index.has_node(node) || heard.at.is_some_and(|at| now.since(at) < LEDGER_FOR);
+            *lost = lost.saturating_add(if kept { 0 } else { heard.ledger.lost() });
+            kept
+        });
         self.kernel.retain(|_, (_, seen)| now.since(*seen) < KERNEL_FOR);
         for parked in self.parked.values_mut() {
             if parked.first.is_some_and(|first| now.since(first) > PARK_FOR) {
@@ -216,7 +243,7 @@ impl Usage {
 
     /// Frames that will never come.
     pub fn lost_frames(&self) -> u64 {
-        self.ledgers.values().map(Ledger::lost).fold(0, u64::saturating_add)
+        self.nodes.values().map(|heard| heard.ledger.lost()).fold(self.lost, u64::saturating_add)
     }
 
     /// Records that wait for their pod.
@@ -232,5 +259,26 @@ impl Usage {
     /// Records whose pod never became known, since the last call.
     pub const fn take_dropped(&mut self) -> u64 {
         std::mem::replace(&mut self.dropped_records, 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_gone_is_forgotten_when_it_cannot_come_back() {
+        let at = |hours: i64| Timestamp::from_unix_seconds(1_800_000_000 + hours * 3600);
+        let index = Index::new("optipod-system".into(), Vec::new(), "optipod-coordinator");
+        let workload = WorkloadRef { kind: "Job".into(), namespace: "shop".into(), name: "once".into() };
+        let mut usage = Usage::default();
+        usage.set_startup(&workload, Until::Plateau);
+        assert_eq!(usage.connected("n", 1, 5, at(0)), 5);
+        usage.compact(&index, at(23), Duration::ZERO);
+        assert!(usage.startups.is_empty());
+        assert!(usage.is_connected("n"), "its agent may send again what counts already");
+        usage.compact(&index, at(24), Duration::ZERO);
+        assert!(!usage.is_connected("n"));
+        assert_eq!(usage.lost_frames(), 4, "what was lost stays lost");
     }
 }

@@ -149,6 +149,9 @@ impl OwnerObject {
 /// A workload, and what its containers declare.
 pub type Declared = (WorkloadRef, Vec<(String, Resources)>);
 
+/// Where a pod stands: ready, and for each container whether it runs and how often it was started.
+pub type Life = (bool, Vec<(bool, u32)>);
+
 /// Kinds that must have been listed before the index is complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Listed {
@@ -386,9 +389,8 @@ impl Index {
         self.pods.get(key)?.facts.last_resize
     }
 
-    /// Where a pod stands: ready, and for each container whether it runs and how often it was started. Another answer
-    /// than before is an event.
-    pub fn life(&self, key: &PodKey) -> Option<(bool, Vec<(bool, u32)>)> {
+    /// Where a pod stands. Another answer than before is an event.
+    pub fn life(&self, key: &PodKey) -> Option<Life> {
         let facts = &self.pods.get(key)?.facts;
         let containers = facts.containers.iter().map(|c| (facts.running && c.running, c.restarts));
         Some((facts.ready, containers.collect()))
@@ -532,6 +534,16 @@ impl Index {
         !self.workloads.contains_key(workload)
             && !self.is_protected(&workload.namespace)
             && self.owners.named(workload).is_some()
+    }
+
+    /// A workload has pods that have not finished, or its object exists.
+    pub fn exists(&self, workload: &WorkloadRef) -> bool {
+        self.workloads.contains_key(workload) || self.rests(workload)
+    }
+
+    /// A node of this name exists.
+    pub fn has_node(&self, name: &str) -> bool {
+        self.nodes.contains_key(name)
     }
 
     /// Workloads whose objects exist, and that have no pods.

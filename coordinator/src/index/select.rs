@@ -59,7 +59,7 @@ pub enum HeldBy {
 /// Which policy each workload follows. Policies that are invalid or out of scope select nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Selection {
-    /// What each policy is in charge of. Every policy that may select has an entry, an empty one too.
+    /// What each policy is in charge of, in order. Every policy that may select has an entry, an empty one too.
     pub by_policy: BTreeMap<PolicyKey, Vec<SelectedWorkload>>,
     /// What a policy selects too, but another one is in charge of, with the name of that one.
     pub conflicts: BTreeMap<PolicyKey, Vec<(WorkloadRef, PolicyKey)>>,
@@ -68,6 +68,15 @@ pub struct Selection {
     pub enforcing: BTreeMap<PolicyKey, Vec<(WorkloadRef, PolicyKey)>>,
     /// Policies that reach beyond what their namespace allows, with the reason.
     pub refused_scope: BTreeMap<PolicyKey, String>,
+}
+
+impl Selection {
+    /// Some policy is in charge of the workload. O(policies x log of their workloads).
+    pub fn has(&self, workload: &WorkloadRef) -> bool {
+        let finds =
+            |list: &Vec<SelectedWorkload>| list.binary_search_by(|s| s.workload.cmp(workload)).is_ok();
+        self.by_policy.values().any(finds)
+    }
 }
 
 /// A policy that may select.
@@ -85,8 +94,8 @@ impl Index {
     }
 
     /// The same of some workloads: O(these x policies).
-    pub fn select_some<'a>(&self, workloads: impl IntoIterator<Item = &'a WorkloadRef>) -> Selection {
-        self.select_among(workloads.into_iter().filter_map(|w| Some((w, self.workloads.get(w)?))))
+    pub fn select_some(&self, workloads: &BTreeSet<WorkloadRef>) -> Selection {
+        self.select_among(workloads.iter().filter_map(|w| Some((w, self.workloads.get(w)?))))
     }
 
     fn select_among<'a>(
