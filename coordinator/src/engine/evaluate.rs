@@ -119,6 +119,7 @@ impl Engine {
         let debts = lent::debts(self.index.nodes(), &loads);
         self.metrics.show_debts(&debts);
         self.lent = Lent::new(debts.clone(), &loads);
+        self.quota_owed = self.index.quota_owed();
         for key in due {
             let started = Instant::now();
             effects.extend(self.evaluate(key, (&selection, &mut loads, &debts), starting, now));
@@ -303,6 +304,12 @@ impl Engine {
                 in_flight: self.resizes.in_flight(&facts.uid),
                 slot_free: turn.free > 0,
                 backoff: self.resizes.backoff(&facts.uid).cloned(),
+                quota_free: self.index.quota_free(&facts.namespace),
+                quota_owed: self.quota_owed.get(&facts.namespace).copied(),
+                disruptions_allowed: self.index.disruptions_allowed(&PodKey {
+                    namespace: facts.namespace.clone(),
+                    name: facts.name.clone(),
+                }),
                 disrupted: disrupted.iter().find(|(uid, _)| *uid != facts.uid).map(|(_, why)| why.clone()),
                 restart_debt: facts.node.as_ref().and_then(|node| turn.debts.get(&node.class)).copied(),
                 ..shared.clone()

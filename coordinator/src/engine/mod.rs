@@ -18,6 +18,7 @@ use optipod_common::ident::{WorkloadContainer, WorkloadRef};
 use optipod_common::ledger::Admission;
 use optipod_common::policy::{Mode, Policy};
 use optipod_common::progress::{Progress, in_kernel};
+use optipod_common::resources::Amounts;
 use optipod_common::savings::Prices;
 use optipod_common::store::{Evidence, Question};
 use optipod_common::time::Timestamp;
@@ -145,6 +146,8 @@ pub struct Engine {
     breaker: Breaker,
     shrunk: Shrunk,
     lent: Lent,
+    /// What pods of namespaces with a quota may ask for again, as the last evaluation of whole policies found it.
+    quota_owed: BTreeMap<String, Amounts>,
     events: Events,
     prices: Option<Prices>,
     /// What earlier leaders left was looked through in this term.
@@ -170,6 +173,7 @@ impl Engine {
             breaker: Breaker::default(),
             shrunk: Shrunk::default(),
             lent: Lent::default(),
+            quota_owed: BTreeMap::new(),
             events: Events::default(),
             prices: None,
             swept: false,
@@ -211,6 +215,7 @@ impl Engine {
         self.resizes = Resizes::default();
         self.shrunk = Shrunk::default();
         self.lent = Lent::default();
+        self.quota_owed.clear();
         self.events = Events::default();
         self.policies.clear();
         self.swept = false;
