@@ -168,6 +168,8 @@ pub struct PodFacts {
     pub overhead: Amounts,
     /// A Job runs it.
     pub job: bool,
+    /// A DaemonSet runs it.
+    pub daemon: bool,
     /// A queue or gang scheduler manages it (Kueue, Volcano, ...): its name.
     pub queue: Option<String>,
     /// Argo CD or Flux applies this very pod and would undo a resize: its name.

@@ -22,6 +22,7 @@ use optipod_common::quantity::{Bytes, MilliCpu};
 use optipod_common::recommend::{Asked, recommend};
 use optipod_common::resources::{PodFacts, QosClass, Resource};
 use optipod_common::sample::CpuCounters;
+use optipod_common::savings::{Quantities, Savings, savings};
 use optipod_common::startup::Phase;
 use optipod_common::store::{Evidence, Interval, Question, Store, Variant};
 use optipod_common::time::Timestamp;
@@ -55,6 +56,8 @@ struct Input {
     starting: bool,
     /// What came after a change; then this is judged.
     aftermath: Value,
+    /// What the pod has given back so far is shown, too.
+    savings: bool,
     /// Times everything is decided; what was decided is done in between.
     rounds: u32,
     /// Which policy each pod follows is shown instead.
@@ -82,6 +85,7 @@ impl Default for Input {
             usage: vec![Use::default()],
             starting: false,
             aftermath: Value::Null,
+            savings: false,
             rounds: 1,
             cluster: None,
         }
@@ -337,6 +341,14 @@ fn run(input: &Input) -> String {
             }
             sizes.push(size);
         }
+        if input.savings {
+            let Savings { requested, reclaimed, .. } = savings(&pod, &sizes);
+            let cpu = |of: Quantities| MilliCpu(of.cpu.try_into().unwrap());
+            let memory = |of: Quantities| Bytes(of.memory.try_into().unwrap());
+            let (asks, asks_memory) = (cpu(requested), memory(requested));
+            let (gave, gave_memory) = (cpu(reclaimed), memory(reclaimed));
+            writeln!(text, "asks for {asks} {asks_memory}, gave back {gave} {gave_memory}").unwrap();
+        }
         let decision = decide(&policy, &pod, &sizes, &at);
         write!(text, "{decision}").unwrap();
         if let optipod_common::decide::Decision::Resize { plan, .. } = &decision {
@@ -512,6 +524,8 @@ const HAZARDS: &[(&str, &str)] = &[
     ("fixed heap", "JVM, Node: sized from the memory limit at start"),
     ("Go", "parallelism follows the CPU limit"),
     ("RuntimeClass", "sandboxes do not follow"),
+    ("overhead", "what a sandbox takes is requested, too"),
+    ("DaemonSet", "new nodes run the template's size"),
     ("unobserved", "no agent sees the pod"),
     ("node classes", "CPUs are unlike"),
     ("singleton", "a standby may be promoted"),
