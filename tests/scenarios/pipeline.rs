@@ -277,6 +277,28 @@ fn what_restarts_goes_one_pod_after_the_other_while_another_is_ready() {
 }
 
 #[test]
+fn what_a_cgroup_does_beside_its_limits_holds_its_container() {
+    let mut world = World::new();
+    world.policy("default", "p", &json!({"updateStrategy": {"updateRequestsOnly": false}}));
+    let swaps = world.deployment("default", "swaps", &too_much(), LITTLE);
+    world.write_file(&swaps, "memory.swap.max", "268435456\n");
+    world.write_file(&swaps, "memory.swap.current", "1048576\n");
+    let written = world.deployment("default", "written", &too_much(), LITTLE);
+    world.write_file(&written, "memory.max", "2147483648\n");
+    world.run(seconds(300));
+    let plans: Vec<(String, String)> =
+        world.requests.iter().map(|(_, r)| (r.action.pod.name.clone(), r.action.plan.to_string())).collect();
+    // 16 MiB in memory and one that is swapped
+    assert_eq!(plans, [(swaps, "app: cpu request 1 > 24m".to_owned())]);
+    let reason = |name: &str| {
+        let said = world.status("default", "p").workloads.iter().find(|w| w.name == name).unwrap();
+        (said.reason.clone(), said.recommendations[0].memory.clone().unwrap())
+    };
+    assert_eq!(reason("swaps"), ("SwapEnabled".to_owned(), "21Mi".to_owned()));
+    assert_eq!(reason("written").0, "ForeignCgroupWriter");
+}
+
+#[test]
 fn decreases_stop_when_others_spend_what_they_freed_of_a_quota() {
     let mut world = World::new();
     world.policy("default", "p", &json!({}));

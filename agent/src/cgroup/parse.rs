@@ -67,6 +67,33 @@ pub fn populated(bytes: &[u8]) -> Result<bool, ParseError> {
     keyed(bytes, "populated").map(|value| value != 0)
 }
 
+/// `shmem` of `memory.stat`: bytes of files in tmpfs and of shared memory.
+///
+/// # Errors
+/// A cut or malformed file, or one without the line.
+pub fn shmem(bytes: &[u8]) -> Result<u64, ParseError> {
+    keyed(bytes, "shmem")
+}
+
+/// A file with one number, such as `memory.swap.current` or `cpu.max.burst`; `None` for `max`.
+///
+/// # Errors
+/// A cut or malformed file.
+pub fn amount(bytes: &[u8]) -> Result<Option<u64>, ParseError> {
+    match single(bytes)? {
+        b"max" => Ok(None),
+        value => number("the amount", value).map(Some),
+    }
+}
+
+/// `cpuset.cpus` or `cpuset.mems`: whether it names any.
+///
+/// # Errors
+/// A cut file.
+pub fn names_any(bytes: &[u8]) -> Result<bool, ParseError> {
+    single(bytes).map(|list| !list.is_empty())
+}
+
 /// `memory.current`, bytes.
 ///
 /// # Errors

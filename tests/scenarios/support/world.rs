@@ -328,6 +328,11 @@ impl World {
         fs::write(self.pods[pod].cgroup.join("memory.events"), "oom 1\noom_kill 1\n").unwrap();
     }
 
+    /// Writes a file of the cgroup of a pod's container.
+    pub fn write_file(&self, pod: &str, file: &str, content: &str) {
+        fs::write(self.pods[pod].cgroup.join(file), content).unwrap();
+    }
+
     /// The pod is gone, with its cgroup.
     pub fn delete(&mut self, pod: &str) {
         let gone = self.pods.remove(pod).unwrap();
