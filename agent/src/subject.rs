@@ -352,6 +352,23 @@ fn is_slot(elapsed: Duration, nominal: Duration) -> bool {
     elapsed * 2 >= nominal && elapsed * 2 <= nominal * 3
 }
 
+/// How long tasks of the node stalled for memory.
+#[derive(Debug, Default)]
+pub struct Stalled(Growth);
+
+impl Stalled {
+    /// Microseconds since the last reading; 0 for the first, and where the kernel does not count.
+    pub fn read(&mut self, mount: &Path, buffer: &mut Buffer, report: Report<'_>) -> u64 {
+        let read = CgroupDir::open(mount, buffer)
+            .and_then(|dir| dir.read_once("memory.pressure", buffer, parse::stalled_micros));
+        match read {
+            Ok(total) => self.0.read(total),
+            Err(error) => report("memory.pressure", &error),
+        }
+        self.0.take()
+    }
+}
+
 /// One life of one pod cgroup: all containers, the sandbox, and what containers used between their last reading and
 /// their end.
 #[derive(Debug)]

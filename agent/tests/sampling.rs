@@ -48,6 +48,23 @@ fn busy_container_becomes_exact_series() {
 }
 
 #[test]
+fn stalls_of_the_node_for_memory_are_a_share_of_the_frame() {
+    let tree = Tree::new();
+    tree.container(UID, 1);
+    let mut driver = Driver::new(&tree, 15, 0);
+    let mut stall = |total: Option<u64>| {
+        if let Some(total) = total {
+            let line = |name| format!("{name} avg10=0.00 avg60=1.20 avg300=0.00 total={total}\n");
+            support::set(tree.root(), "memory.pressure", &(line("some") + &line("full")));
+        }
+        driver.ticks(10);
+        driver.flush().memory_stall
+    };
+    assert_eq!([stall(None), stall(Some(5_000_000))], [0, 0], "the first reading is the base");
+    assert_eq!([stall(Some(5_070_000)), stall(Some(5_070_000))], [70, 0]);
+}
+
+#[test]
 fn what_a_cgroup_does_beside_its_limits_is_told() {
     let tree = Tree::new();
     let path = tree.container(UID, 1);

@@ -24,6 +24,8 @@ pub struct Frame {
     pub sample_hertz: u32,
     /// Frames of this epoch that the agent had to drop before they were acknowledged.
     pub dropped_frames: u64,
+    /// Share of the interval in which some task of the node stalled for memory, in thousandths; 0 where nobody counts.
+    pub memory_stall: u32,
     /// One record per container that was seen.
     pub containers: Vec<ContainerRecord>,
     /// One record per pod that was seen.

@@ -92,6 +92,7 @@ impl From<&Frame> for v1::Frame {
             end_unix_micros: frame.end.unix_micros(),
             sample_hertz: frame.sample_hertz,
             dropped_frames: frame.dropped_frames,
+            memory_stall_permille: frame.memory_stall,
             containers: frame.containers.iter().map(container_to_wire).collect(),
             pods: frame.pods.iter().map(pod_to_wire).collect(),
         }
@@ -131,6 +132,7 @@ impl TryFrom<v1::Frame> for Frame {
             end,
             sample_hertz: frame.sample_hertz,
             dropped_frames: frame.dropped_frames,
+            memory_stall: frame.memory_stall_permille.min(1000),
             containers,
             pods,
         })
@@ -335,6 +337,7 @@ mod tests {
                 end: Timestamp::from_unix_micros(1_000_000 + length),
                 sample_hertz: 10,
                 dropped_frames: 3,
+                memory_stall: 70,
                 pods: vec![PodRecord {
                     pod: a.pod.clone(),
                     qos: QosClass::Guaranteed,

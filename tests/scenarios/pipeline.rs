@@ -277,6 +277,21 @@ fn what_restarts_goes_one_pod_after_the_other_while_another_is_ready() {
 }
 
 #[test]
+fn memory_is_not_lowered_while_the_node_stalls_for_it() {
+    let mut world = World::new();
+    world.policy("default", "p", &json!({}));
+    world.deployment("default", "web", &too_much(), LITTLE);
+    for second in 0..200 {
+        world.stall_for_memory(second * 60_000);
+        world.run(seconds(1));
+    }
+    assert_eq!(world.plans(), ["app: cpu request 1 > 24m"]);
+    assert_eq!(world.workload("default", "p").reason, "NodeMemoryPressure");
+    world.run(seconds(60));
+    assert_eq!(world.plans()[1..], ["app: memory request 512Mi > 20Mi"]);
+}
+
+#[test]
 fn what_a_cgroup_does_beside_its_limits_holds_its_container() {
     let mut world = World::new();
     world.policy("default", "p", &json!({"updateStrategy": {"updateRequestsOnly": false}}));

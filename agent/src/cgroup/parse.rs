@@ -94,6 +94,17 @@ pub fn names_any(bytes: &[u8]) -> Result<bool, ParseError> {
     single(bytes).map(|list| !list.is_empty())
 }
 
+/// `total` of the line `some` of a pressure file: microseconds in which some task stalled.
+///
+/// # Errors
+/// A cut or malformed file, or one without the line.
+pub fn stalled_micros(bytes: &[u8]) -> Result<u64, ParseError> {
+    let some =
+        lines(bytes)?.find_map(|line| line.strip_prefix(b"some ")).ok_or(ParseError::Missing("some"))?;
+    let total = some.split(|b| *b == b' ').find_map(|part| part.strip_prefix(b"total="));
+    number("total", total.ok_or(ParseError::Missing("total"))?)
+}
+
 /// `memory.current`, bytes.
 ///
 /// # Errors

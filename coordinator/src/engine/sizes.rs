@@ -67,6 +67,9 @@ impl<'a> Sizer<'a> {
 
     /// What only the whole cluster and the policy tell about a pod.
     fn complete(&self, facts: &mut PodFacts) {
+        if let Some(node) = &mut facts.node {
+            node.memory_stalls = self.engine.usage.stalls(&node.name, self.now);
+        }
         if let Some(node) = &mut facts.node
             && let Some(load) = self.loads.get(&node.name)
         {
