@@ -17,7 +17,7 @@ use optipod_common::decide::{Aftermath, Circumstances, Reason, decide, rollback}
 use optipod_common::frame::{CgroupLimits, ContainerRecord};
 use optipod_common::histogram::UsageHistogram;
 use optipod_common::ident::{ContainerId, ContainerKey, WorkloadContainer, WorkloadRef};
-use optipod_common::policy::{Policy, parse_duration};
+use optipod_common::policy::{Policy, Violation, parse_duration};
 use optipod_common::quantity::{Bytes, MilliCpu};
 use optipod_common::recommend::{Asked, recommend};
 use optipod_common::resources::{PodFacts, QosClass, Resource};
@@ -264,10 +264,14 @@ fn moment(text: &str) -> Option<Value> {
 }
 
 fn policy(change: &Value) -> Policy {
+    read(change).unwrap_or_else(|wrong| panic!("{wrong:?}"))
+}
+
+fn read(change: &Value) -> Result<Policy, Vec<Violation>> {
     let mut spec = json!({"mode": "Auto", "strategy": {"type": "Percentile"}});
     // percentages such as -20% are no times
     merge(&mut spec, change);
-    to_policy(&serde_json::from_value(spec).unwrap()).unwrap_or_else(|wrong| panic!("{wrong:?}")).0
+    to_policy(&serde_json::from_value(spec).unwrap()).map(|(policy, _)| policy)
 }
 
 fn merge(base: &mut Value, change: &Value) {
@@ -289,7 +293,10 @@ fn run(input: &Input) -> String {
     if !input.aftermath.is_null() {
         return judge(input);
     }
-    let policy = policy(&input.policy);
+    let policy = match read(&input.policy) {
+        Ok(policy) => policy,
+        Err(wrong) => return wrong.iter().map(|wrong| format!("refused: {wrong}\n")).collect(),
+    };
     let mut pod = usual_pod();
     over(&mut pod, &input.pod);
     over(&mut pod["node"], &input.node);
@@ -497,6 +504,7 @@ const HAZARDS: &[(&str, &str)] = &[
     ("A1", "a running size is not a replacement size"),
     ("A2", "a change may not be possible to take back"),
     ("A3", "raises reserve, so they come first"),
+    ("A4", "writing to an owner rolls its pods"),
     ("A5", "merged percentiles hide the hot pod"),
     ("A6", "another revision is other evidence"),
     ("A7", "less requested memory is evicted earlier"),
