@@ -183,6 +183,11 @@ impl Discovery {
         })
     }
 
+    /// The cgroup of the whole node.
+    pub fn mount(&self) -> &Path {
+        &self.mount
+    }
+
     /// True when a kubepods root was found.
     pub fn has_roots(&self) -> bool {
         self.known.values().any(|known| matches!(known.kind, Kind::Root(_) | Kind::Mismatched))

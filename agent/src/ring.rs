@@ -160,6 +160,7 @@ mod tests {
             end,
             sample_hertz: 10,
             dropped_frames: 0,
+            memory_stall: 0,
             containers: Vec::new(),
             pods: Vec::new(),
         }

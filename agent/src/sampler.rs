@@ -15,7 +15,7 @@ use crate::cgroup::reader::{Buffer, ReadError};
 use crate::discover::{Change, Discovery};
 use crate::metrics::Metrics;
 use crate::rate::Rate;
-use crate::subject::{Container, Pod, Slots};
+use crate::subject::{Container, Pod, Slots, Stalled};
 
 /// A slow reading is taken once a second: memory, pods, the one-second CPU series.
 const SECOND: Duration = Duration::from_secs(1);
@@ -66,6 +66,7 @@ pub struct Sampler {
     buffer: Buffer,
     containers: Vec<Container>,
     pods: Vec<Pod>,
+    stalled: Stalled,
     interval: Option<Interval>,
     sequence: u64,
     metrics: Arc<Metrics>,
@@ -84,6 +85,7 @@ impl Sampler {
             buffer: Buffer::default(),
             containers: Vec::new(),
             pods: Vec::new(),
+            stalled: Stalled::default(),
             interval: None,
             sequence: 0,
             metrics,
@@ -145,7 +147,9 @@ impl Sampler {
         let containers =
             self.containers.iter_mut().filter_map(|c| c.record(&mut self.buffer, &mut report)).collect();
         let pods = self.pods.iter_mut().filter_map(|p| p.record(&mut self.buffer, &mut report)).collect();
+        let stalled = self.stalled.read(self.discovery.mount(), &mut self.buffer, &mut report);
         drop(report);
+        let memory_stall = u32::try_from(u128::from(stalled) * 1000 / elapsed.as_micros()).unwrap_or(1000);
         self.containers.retain(|c| !c.has_ended());
         self.pods.retain(|p| !p.has_ended());
         self.sequence += 1;
@@ -156,6 +160,7 @@ impl Sampler {
             end,
             sample_hertz: self.rate.hertz(),
             dropped_frames: 0,
+            memory_stall: memory_stall.min(1000),
             containers,
             pods,
         };

@@ -6,7 +6,7 @@ use std::time::Duration;
 use optipod_common::frame::{CgroupLimits, ContainerRecord, PodRecord};
 use optipod_common::ident::{ContainerKey, PodUid};
 use optipod_common::quantity::Bytes;
-use optipod_common::resources::QosClass;
+use optipod_common::resources::{CgroupFacts, QosClass};
 use optipod_common::sample::{CpuCounters, cpu_units, memory_units, working_set};
 
 use crate::cgroup::parse::{self, ParseError};
@@ -17,6 +17,10 @@ const SECOND: Duration = Duration::from_secs(1);
 /// Failed attempts to open a new cgroup at the full rate: a runtime needs milliseconds from `mkdir` to the first
 /// process. After them one attempt in as many ticks, for the empty scope that CRI-O leaves beside its containers.
 const EAGER_ATTEMPTS: u32 = 30;
+
+/// Frames from one reading of what a cgroup does beside its limits to the next: it is set when a container starts, or by
+/// hand.
+const FACTS_EVERY: u32 = 4;
 
 /// Where failed reads go: file name and error.
 pub type Report<'a> = &'a mut dyn FnMut(&'static str, &ReadError);
@@ -119,6 +123,8 @@ pub struct Container {
     cpu: CpuCounters,
     oom_kills: Growth,
     limits: CgroupLimits,
+    /// Records until the facts are read again.
+    facts_in: u32,
 }
 
 impl Container {
@@ -142,6 +148,7 @@ impl Container {
             cpu: CpuCounters::default(),
             oom_kills: Growth::default(),
             limits: CgroupLimits::default(),
+            facts_in: 0,
         }
     }
 
@@ -191,6 +198,8 @@ impl Container {
         self.seen = true;
         if first {
             self.read_memory_events(buffer, report);
+            // the first reading of memory needs to know of swap
+            self.read_facts(buffer, report);
         }
         let delta = self.last.and_then(|(last, at)| Some((reading.since(last)?, now.saturating_sub(at))));
         self.last = Some((reading, now));
@@ -227,11 +236,50 @@ impl Container {
             Ok(current) => current,
             Err(error) => return report("memory.current", &error),
         };
-        self.memory_total.push(memory_units(current));
+        let swapped = match self.limits.facts.swap {
+            true => match dir.read_once("memory.swap.current", buffer, parse::amount) {
+                Ok(swapped) => swapped.unwrap_or(0),
+                Err(error) => return report("memory.swap.current", &error),
+            },
+            false => 0,
+        };
+        self.memory_total.push(memory_units(current.saturating_add(swapped)));
         match dir.read_once("memory.stat", buffer, parse::inactive_file) {
-            Ok(inactive) => self.memory_working_set.push(memory_units(working_set(current, inactive))),
+            Ok(inactive) => {
+                let needed = working_set(current, inactive).saturating_add(swapped);
+                self.memory_working_set.push(memory_units(needed));
+            }
             Err(error) => report("memory.stat", &error),
         }
+    }
+
+    /// Reads what the cgroup does beside its limits. A file that is not there (a kernel without swap, a controller that is
+    /// off) says nothing of the kind.
+    fn read_facts(&mut self, buffer: &mut Buffer, report: Report<'_>) {
+        let State::Open(Open { dir, .. }) = &self.state else { return };
+        self.facts_in = FACTS_EVERY;
+        let mut amount = |file: &'static str, parse: fn(&[u8]) -> Result<Option<u64>, ParseError>| {
+            dir.read_once(file, buffer, parse).map_err(|error| report(file, &error)).ok()
+        };
+        let set = |amount: Option<Option<u64>>| amount.flatten().is_some_and(|amount| amount > 0);
+        // without a limit of its own a container swaps only where something is swapped
+        let swap = set(amount("memory.swap.max", parse::amount))
+            || set(amount("memory.swap.current", parse::amount));
+        let memory_qos = amount("memory.high", parse::amount).is_some_and(|high| high.is_some())
+            || amount("memory.low", parse::amount).is_some_and(|low| low != Some(0))
+            || amount("memory.min", parse::amount).is_some_and(|min| min != Some(0));
+        let names = |bytes: &[u8]| parse::names_any(bytes).map(|any| Some(u64::from(any)));
+        let exclusive_cpus = set(amount("cpuset.cpus", names)) || set(amount("cpuset.mems", names));
+        let cpu_burst = set(amount("cpu.max.burst", parse::amount));
+        let shmem = amount("memory.stat", |bytes| parse::shmem(bytes).map(Some)).flatten().unwrap_or(0);
+        self.limits.facts = CgroupFacts {
+            swap,
+            memory_qos,
+            cpu_burst,
+            exclusive_cpus,
+            foreign_writer: false,
+            shmem: Bytes(shmem),
+        };
     }
 
     /// Reads `memory.events`.
@@ -248,6 +296,10 @@ impl Container {
         }
         self.read_memory_events(buffer, report);
         self.read_limits(buffer, report);
+        self.facts_in = self.facts_in.saturating_sub(1);
+        if self.facts_in == 0 {
+            self.read_facts(buffer, report);
+        }
         Some(ContainerRecord {
             key: self.key,
             pod: self.pod.clone(),
@@ -298,6 +350,23 @@ fn read_oom_kills(dir: &CgroupDir, kills: &mut Growth, buffer: &mut Buffer, repo
 /// an average over the real time; what is averaged over twice the time is another series.
 fn is_slot(elapsed: Duration, nominal: Duration) -> bool {
     elapsed * 2 >= nominal && elapsed * 2 <= nominal * 3
+}
+
+/// How long tasks of the node stalled for memory.
+#[derive(Debug, Default)]
+pub struct Stalled(Growth);
+
+impl Stalled {
+    /// Microseconds since the last reading; 0 for the first, and where the kernel does not count.
+    pub fn read(&mut self, mount: &Path, buffer: &mut Buffer, report: Report<'_>) -> u64 {
+        let read = CgroupDir::open(mount, buffer)
+            .and_then(|dir| dir.read_once("memory.pressure", buffer, parse::stalled_micros));
+        match read {
+            Ok(total) => self.0.read(total),
+            Err(error) => report("memory.pressure", &error),
+        }
+        self.0.take()
+    }
 }
 
 /// One life of one pod cgroup: all containers, the sandbox, and what containers used between their last reading and

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use optipod_common::frame::ContainerRecord;
 use optipod_common::quantity::{Bytes, MilliCpu};
-use optipod_common::resources::QosClass;
+use optipod_common::resources::{CgroupFacts, QosClass};
 use proptest::prelude::*;
 use support::{Driver, Tree, UID, hex, set, set_usage};
 
@@ -45,6 +45,77 @@ fn busy_container_becomes_exact_series() {
     assert_eq!(record.limits.cpu_weight, Some(4));
     let [pod] = frame.pods.as_slice() else { panic!("{:?}", frame.pods) };
     assert_eq!((pod.pod.as_str(), pod.memory_max, pod.ended), (UID, Bytes(10_485_760), false));
+}
+
+#[test]
+fn stalls_of_the_node_for_memory_are_a_share_of_the_frame() {
+    let tree = Tree::new();
+    tree.container(UID, 1);
+    let mut driver = Driver::new(&tree, 15, 0);
+    let mut stall = |total: Option<u64>| {
+        if let Some(total) = total {
+            let line = |name| format!("{name} avg10=0.00 avg60=1.20 avg300=0.00 total={total}\n");
+            support::set(tree.root(), "memory.pressure", &(line("some") + &line("full")));
+        }
+        driver.ticks(10);
+        driver.flush().memory_stall
+    };
+    assert_eq!([stall(None), stall(Some(5_000_000))], [0, 0], "the first reading is the base");
+    assert_eq!([stall(Some(5_070_000)), stall(Some(5_070_000))], [70, 0]);
+}
+
+#[test]
+fn what_a_cgroup_does_beside_its_limits_is_told() {
+    let tree = Tree::new();
+    let path = tree.container(UID, 1);
+    let mut driver = Driver::new(&tree, 15, 0);
+    driver.ticks(1);
+    // a kernel without swap, and without any of the rest
+    assert_eq!(driver.flush().containers[0].limits.facts, CgroupFacts::default());
+    for (file, content) in [
+        ("memory.swap.max", "268435456\n"),
+        ("memory.swap.current", "1048576\n"),
+        ("memory.high", "max\n"),
+        ("memory.low", "67108864\n"),
+        ("memory.min", "0\n"),
+        ("cpu.max.burst", "50000\n"),
+        ("cpuset.cpus", "2-3\n"),
+        ("cpuset.mems", "\n"),
+        ("memory.stat", "anon 4194304\ninactive_file 2097152\nshmem 524288\n"),
+    ] {
+        support::set(&path, file, content);
+    }
+    (0..4).for_each(|_| {
+        driver.ticks(10);
+        driver.flush();
+    });
+    driver.ticks(10);
+    let frame = driver.flush();
+    let record = &frame.containers[0];
+    let shmem = Bytes(524_288);
+    let told = CgroupFacts {
+        swap: true,
+        memory_qos: true,
+        cpu_burst: true,
+        exclusive_cpus: true,
+        foreign_writer: false,
+        shmem,
+    };
+    assert_eq!(record.limits.facts, told);
+    // 10 MiB, 2 of them inactive, and 1 swapped
+    assert_eq!((record.memory_total.max(), record.memory_working_set.max()), (176, 144));
+
+    // a limit of 0 forbids it, and without one nothing has been swapped
+    for (most, now, swaps) in [("0\n", "0\n", false), ("max\n", "0\n", false), ("max\n", "4096\n", true)] {
+        support::set(&path, "memory.swap.max", most);
+        support::set(&path, "memory.swap.current", now);
+        (0..5).for_each(|_| {
+            driver.ticks(1);
+            driver.flush();
+        });
+        driver.ticks(1);
+        assert_eq!(driver.flush().containers[0].limits.facts.swap, swaps, "{most} {now}");
+    }
 }
 
 #[test]

@@ -172,6 +172,7 @@ impl Lab {
             end: start + Duration::from_secs(1),
             sample_hertz: 10,
             dropped_frames: 0,
+            memory_stall: 0,
             containers: vec![],
             pods: vec![],
         });

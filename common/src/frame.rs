@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::histogram::UsageHistogram;
 use crate::ident::{ContainerKey, PodUid};
 use crate::quantity::{Bytes, MilliCpu};
-use crate::resources::QosClass;
+use crate::resources::{CgroupFacts, QosClass};
 use crate::sample::CpuCounters;
 use crate::time::Timestamp;
 
@@ -24,6 +24,8 @@ pub struct Frame {
     pub sample_hertz: u32,
     /// Frames of this epoch that the agent had to drop before they were acknowledged.
     pub dropped_frames: u64,
+    /// Share of the interval in which some task of the node stalled for memory, in thousandths; 0 where nobody counts.
+    pub memory_stall: u32,
     /// One record per container that was seen.
     pub containers: Vec<ContainerRecord>,
     /// One record per pod that was seen.
@@ -43,9 +45,9 @@ pub struct ContainerRecord {
     pub cpu_tick: UsageHistogram,
     /// CPU of one second, units of 0.1 millicore.
     pub cpu_second: UsageHistogram,
-    /// Working set, units of 64 KiB.
+    /// Working set and what of it is swapped, units of 64 KiB.
     pub memory_working_set: UsageHistogram,
-    /// `memory.current`, units of 64 KiB.
+    /// `memory.current` and what is swapped, units of 64 KiB.
     pub memory_total: UsageHistogram,
     /// Growth of the CPU counters.
     pub cpu: CpuCounters,
@@ -57,7 +59,7 @@ pub struct ContainerRecord {
     pub ended: bool,
 }
 
-/// What the cgroup enforces, as read from its files.
+/// What the cgroup enforces, and how, as read from its files.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CgroupLimits {
     /// `cpu.max` as millicores, rounded up; `None` for `max`.
@@ -66,6 +68,8 @@ pub struct CgroupLimits {
     pub memory: Option<Bytes>,
     /// `cpu.weight`; `None` when it could not be read.
     pub cpu_weight: Option<u16>,
+    /// What it does beside that; what could not be read has its default.
+    pub facts: CgroupFacts,
 }
 
 /// One pod in one interval, all its containers and its sandbox included.

@@ -11,6 +11,9 @@ use crate::time::Timestamp;
 /// A CPU limit in status may differ by this much: the systemd driver rounds quotas up to 10 ms a second.
 const CPU_LIMIT_TOLERANCE: u64 = 10;
 
+/// A memory limit in the cgroup is one of whole pages, 64 KiB at most.
+const MEMORY_LIMIT_TOLERANCE: u64 = 64 << 10;
+
 /// A resize that was accepted by the API server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SentResize {
@@ -119,6 +122,23 @@ pub fn in_kernel(change: &ContainerChange, seen: &CgroupLimits) -> Option<bool> 
     }
 }
 
+/// Limits of the cgroup differ from those that the kubelet says it has set: something else writes them (a QoS agent, a
+/// plug-in of the runtime). A CPU limit that is missing there is one that the kubelet does not enforce (`cpuCFSQuota`,
+/// exclusive CPUs). Only for a container whose last resize is long done.
+pub fn is_foreign(said: Resources, seen: &CgroupLimits) -> bool {
+    let cpu = match (said.limits.cpu, seen.cpu) {
+        (_, None) => false,
+        (None, Some(_)) => true,
+        (Some(said), Some(seen)) => said.0.abs_diff(seen.0) > CPU_LIMIT_TOLERANCE,
+    };
+    let memory = match (said.limits.memory, seen.memory) {
+        (None, None) => false,
+        (Some(said), Some(seen)) => said.0.abs_diff(seen.0) >= MEMORY_LIMIT_TOLERANCE,
+        (Some(_), None) | (None, Some(_)) => true,
+    };
+    cpu || memory
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -213,9 +233,26 @@ mod tests {
     }
 
     #[test]
+    fn limits_that_the_kubelet_did_not_set_are_foreign() {
+        let foreign = |limits: (u64, u64), cpu: Option<u64>, memory: Option<u64>| {
+            let (cpu, memory) = (cpu.map(MilliCpu), memory.map(Bytes));
+            is_foreign(resources((0, 0), limits), &CgroupLimits { cpu, memory, ..CgroupLimits::default() })
+        };
+        let mebibytes = |n: u64| Some(n << 20);
+        assert!(!foreign((417, 128), Some(420), mebibytes(128)), "rounded by the systemd driver");
+        assert!(!foreign((417, 128), None, Some((128 << 20) - 4096)), "CPU limits are not enforced here");
+        assert!(!foreign((0, 0), None, None));
+        assert!(foreign((400, 128), Some(800), mebibytes(128)));
+        assert!(foreign((400, 128), Some(400), mebibytes(256)));
+        assert!(foreign((0, 128), Some(400), mebibytes(128)), "a limit where there is none");
+        assert!(foreign((400, 128), Some(400), None));
+    }
+
+    #[test]
     fn limits_are_verified_in_the_kernel_and_requests_are_not() {
         let mut change = sent().changes.remove(0);
-        let seen = CgroupLimits { cpu: Some(MilliCpu(420)), memory: Some(Bytes(64)), cpu_weight: None };
+        let seen =
+            CgroupLimits { cpu: Some(MilliCpu(420)), memory: Some(Bytes(64)), ..CgroupLimits::default() };
         assert_eq!(in_kernel(&change, &seen), None);
         change.to.limits.cpu = Some(MilliCpu(417));
         assert_eq!(in_kernel(&change, &seen), Some(true));

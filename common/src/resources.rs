@@ -168,6 +168,8 @@ pub struct PodFacts {
     pub overhead: Amounts,
     /// A Job runs it.
     pub job: bool,
+    /// A DaemonSet runs it.
+    pub daemon: bool,
     /// A queue or gang scheduler manages it (Kueue, Volcano, ...): its name.
     pub queue: Option<String>,
     /// Argo CD or Flux applies this very pod and would undo a resize: its name.
@@ -287,7 +289,7 @@ impl LanguageRuntime {
     reason = "independent facts of one cgroup, each read by its own guard"
 )]
 pub struct CgroupFacts {
-    /// `memory.swap.max` is not 0.
+    /// `memory.swap.max` is a number that is not 0, or something is swapped.
     pub swap: bool,
     /// `memory.high`, `memory.low` or `memory.min` follow the memory request (feature `MemoryQoS`).
     pub memory_qos: bool,
@@ -295,7 +297,7 @@ pub struct CgroupFacts {
     pub cpu_burst: bool,
     /// `cpuset.cpus` or `cpuset.mems` of its own: a static CPU or Memory manager gave it exclusive ones.
     pub exclusive_cpus: bool,
-    /// The limits differ from those that the kubelet reports: something else writes them.
+    /// The limits differ from those that the kubelet reports: something else writes them. Seen by the coordinator.
     pub foreign_writer: bool,
     /// `shmem` of `memory.stat`: files in tmpfs.
     pub shmem: Bytes,

@@ -66,14 +66,14 @@ impl Prices {
     }
 }
 
-/// The account of one pod. `follows` = its replacement keeps the size: new nodes run pods of a DaemonSet at the size of
-/// its template, so what is reclaimed of them is not saved.
-pub fn savings(pod: &PodFacts, sizes: &[ContainerRecommendation], follows: bool) -> Savings {
-    let mut account = Savings::default();
+/// The account of one pod. What its sandbox takes is requested as well. Of a DaemonSet nothing counts as given back: nodes
+/// are made for the size of its template, and one that follows declares what the pods have.
+pub fn savings(pod: &PodFacts, sizes: &[ContainerRecommendation]) -> Savings {
+    let mut account = Savings { requested: quantities(pod.overhead), ..Savings::default() };
     for container in &pod.containers {
         let has = quantities(container.desired.requests);
         account.requested += has;
-        if follows {
+        if !pod.daemon {
             account.reclaimed += beyond(container.declared.requests, container.desired.requests);
         }
         if let Some(size) = sizes.iter().find(|size| size.container == container.name) {
@@ -105,15 +105,18 @@ fn beyond(more: Amounts, less: Amounts) -> Quantities {
 mod tests {
     use super::*;
     use crate::decide::tests::{pod, resources};
+    use crate::quantity::MilliCpu;
 
     #[test]
-    fn what_was_given_back_counts_where_replacements_follow() {
+    fn what_was_given_back_counts_but_for_pods_of_every_node() {
         let mut pod = pod(resources((200, 640), (0, 0)));
         pod.containers[0].declared = resources((1000, 512), (0, 0));
-        let account = savings(&pod, &[], true);
-        assert_eq!(account.requested, Quantities { cpu: 200, memory: 640 << 20 });
+        pod.overhead = Amounts { cpu: Some(MilliCpu(50)), memory: None };
+        let account = savings(&pod, &[]);
+        assert_eq!(account.requested, Quantities { cpu: 250, memory: 640 << 20 });
         assert_eq!(account.reclaimed, Quantities { cpu: 800, memory: 0 });
-        assert_eq!(savings(&pod, &[], false).reclaimed, Quantities::default());
+        pod.daemon = true;
+        assert_eq!(savings(&pod, &[]).reclaimed, Quantities::default());
     }
 
     #[test]

@@ -228,6 +228,7 @@ const fn nothing_in(epoch: u64, sequence: u64, at: Timestamp) -> Frame {
         end: at,
         sample_hertz: 0,
         dropped_frames: 0,
+        memory_stall: 0,
         containers: Vec::new(),
         pods: Vec::new(),
     }

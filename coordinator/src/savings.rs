@@ -20,8 +20,7 @@ const MEBIBYTE: u64 = 1 << 20;
 pub fn of<'a>(outcomes: impl IntoIterator<Item = &'a WorkloadOutcome>) -> Savings {
     let mut total = Savings::default();
     for outcome in outcomes {
-        let follows = outcome.workload.kind != "DaemonSet";
-        outcome.pods.iter().for_each(|pod| total += savings(&pod.facts, &pod.sizes, follows));
+        outcome.pods.iter().for_each(|pod| total += savings(&pod.facts, &pod.sizes));
     }
     total
 }

@@ -11,8 +11,10 @@ use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet}
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Container, EphemeralContainer, Namespace, Node, Pod, PodSpec, PodTemplateSpec, Volume,
+    ConfigMap, Container, EphemeralContainer, Namespace, Node, Pod, PodSpec, PodTemplateSpec, ResourceQuota,
+    Volume,
 };
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::{WatchStreamExt as _, watcher};
@@ -35,8 +37,8 @@ const MIRROR: &str = "kubernetes.io/config.mirror";
 const ASK_AGAIN: Duration = Duration::from_secs(60);
 
 /// Watches every kind that the index needs, until the receiver is dropped or the set is. Needs `list` and `watch` on
-/// pods, nodes, namespaces, the controllers of `apps` and `batch`, Rollouts, autoscalers and policies, and on its own `ConfigMap` in
-/// `namespace`.
+/// pods, nodes, namespaces, the controllers of `apps` and `batch`, Rollouts, autoscalers, quotas, disruption budgets and
+/// policies, and on its own `ConfigMap` in `namespace`.
 pub fn spawn(client: &Client, namespace: &str, changes: &Sender<Change>) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     let mut watch = Watch { client, changes, tasks: &mut tasks };
@@ -90,6 +92,13 @@ pub fn spawn(client: &Client, namespace: &str, changes: &Sender<Change>) -> Join
     watch.kind::<HorizontalPodAutoscaler>(Change::Hpas, |o| {
         trim_meta(&mut o.metadata);
         o.status = None;
+    });
+    watch.kind::<ResourceQuota>(Change::Quotas, |o| trim_meta(&mut o.metadata));
+    watch.kind::<PodDisruptionBudget>(Change::Budgets, |o| {
+        trim_meta(&mut o.metadata);
+        if let Some(status) = o.status.as_mut() {
+            (status.disrupted_pods, status.conditions) = (None, None);
+        }
     });
     let settings = Api::namespaced(client.clone(), namespace);
     let only = watcher::Config::default().fields(&format!("metadata.name={CONFIG_MAP}"));

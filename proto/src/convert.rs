@@ -7,7 +7,7 @@ use optipod_common::frame::{CgroupLimits, ContainerRecord, Frame, PodRecord};
 use optipod_common::histogram::{DecodeError, UsageHistogram};
 use optipod_common::ident::{ContainerId, ContainerKey, IdentError, PodUid};
 use optipod_common::quantity::{Bytes, MilliCpu};
-use optipod_common::resources::QosClass;
+use optipod_common::resources::{CgroupFacts, QosClass};
 use optipod_common::sample::CpuCounters;
 use optipod_common::time::Timestamp;
 use thiserror::Error;
@@ -92,6 +92,7 @@ impl From<&Frame> for v1::Frame {
             end_unix_micros: frame.end.unix_micros(),
             sample_hertz: frame.sample_hertz,
             dropped_frames: frame.dropped_frames,
+            memory_stall_permille: frame.memory_stall,
             containers: frame.containers.iter().map(container_to_wire).collect(),
             pods: frame.pods.iter().map(pod_to_wire).collect(),
         }
@@ -131,6 +132,7 @@ impl TryFrom<v1::Frame> for Frame {
             end,
             sample_hertz: frame.sample_hertz,
             dropped_frames: frame.dropped_frames,
+            memory_stall: frame.memory_stall_permille.min(1000),
             containers,
             pods,
         })
@@ -156,6 +158,29 @@ fn container_to_wire(record: &ContainerRecord) -> v1::ContainerRecord {
         memory_limit_bytes: record.limits.memory.map(|m| m.0),
         cpu_weight: record.limits.cpu_weight.map_or(0, u32::from),
         ended: record.ended,
+        facts: (record.limits.facts != CgroupFacts::default()).then(|| facts_to_wire(&record.limits.facts)),
+    }
+}
+
+const fn facts_to_wire(facts: &CgroupFacts) -> v1::CgroupFacts {
+    v1::CgroupFacts {
+        swap: facts.swap,
+        memory_qos: facts.memory_qos,
+        cpu_burst: facts.cpu_burst,
+        cpuset: facts.exclusive_cpus,
+        shmem_bytes: facts.shmem.0,
+    }
+}
+
+/// What an agent can tell; other writers are for the coordinator to see.
+const fn facts_from_wire(facts: &v1::CgroupFacts) -> CgroupFacts {
+    CgroupFacts {
+        swap: facts.swap,
+        memory_qos: facts.memory_qos,
+        cpu_burst: facts.cpu_burst,
+        exclusive_cpus: facts.cpuset,
+        foreign_writer: false,
+        shmem: Bytes(facts.shmem_bytes),
     }
 }
 
@@ -195,6 +220,7 @@ fn container_from_wire(record: v1::ContainerRecord) -> Result<ContainerRecord, F
             cpu: record.cpu_limit_millicores.map(MilliCpu),
             memory: record.memory_limit_bytes.map(Bytes),
             cpu_weight,
+            facts: record.facts.as_ref().map(facts_from_wire).unwrap_or_default(),
         },
         ended: record.ended,
     })
@@ -287,6 +313,14 @@ mod tests {
                         cpu: limits.0.map(MilliCpu),
                         memory: limits.1.map(Bytes),
                         cpu_weight: Some(limits.2).filter(|w| *w > 0),
+                        facts: CgroupFacts {
+                            swap: ended,
+                            memory_qos: oom % 2 == 0,
+                            cpu_burst: usage % 2 == 0,
+                            exclusive_cpus: periods % 2 == 0,
+                            foreign_writer: false,
+                            shmem: Bytes(micros),
+                        },
                     },
                     ended,
                 }
@@ -303,6 +337,7 @@ mod tests {
                 end: Timestamp::from_unix_micros(1_000_000 + length),
                 sample_hertz: 10,
                 dropped_frames: 3,
+                memory_stall: 70,
                 pods: vec![PodRecord {
                     pod: a.pod.clone(),
                     qos: QosClass::Guaranteed,

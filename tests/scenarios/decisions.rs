@@ -17,11 +17,12 @@ use optipod_common::decide::{Aftermath, Circumstances, Reason, decide, rollback}
 use optipod_common::frame::{CgroupLimits, ContainerRecord};
 use optipod_common::histogram::UsageHistogram;
 use optipod_common::ident::{ContainerId, ContainerKey, WorkloadContainer, WorkloadRef};
-use optipod_common::policy::{Policy, parse_duration};
+use optipod_common::policy::{Policy, Violation, parse_duration};
 use optipod_common::quantity::{Bytes, MilliCpu};
 use optipod_common::recommend::{Asked, recommend};
 use optipod_common::resources::{PodFacts, QosClass, Resource};
 use optipod_common::sample::CpuCounters;
+use optipod_common::savings::{Quantities, Savings, savings};
 use optipod_common::startup::Phase;
 use optipod_common::store::{Evidence, Interval, Question, Store, Variant};
 use optipod_common::time::Timestamp;
@@ -55,6 +56,8 @@ struct Input {
     starting: bool,
     /// What came after a change; then this is judged.
     aftermath: Value,
+    /// What the pod has given back so far is shown, too.
+    savings: bool,
     /// Times everything is decided; what was decided is done in between.
     rounds: u32,
     /// Which policy each pod follows is shown instead.
@@ -82,6 +85,7 @@ impl Default for Input {
             usage: vec![Use::default()],
             starting: false,
             aftermath: Value::Null,
+            savings: false,
             rounds: 1,
             cluster: None,
         }
@@ -260,10 +264,14 @@ fn moment(text: &str) -> Option<Value> {
 }
 
 fn policy(change: &Value) -> Policy {
+    read(change).unwrap_or_else(|wrong| panic!("{wrong:?}"))
+}
+
+fn read(change: &Value) -> Result<Policy, Vec<Violation>> {
     let mut spec = json!({"mode": "Auto", "strategy": {"type": "Percentile"}});
     // percentages such as -20% are no times
     merge(&mut spec, change);
-    to_policy(&serde_json::from_value(spec).unwrap()).unwrap_or_else(|wrong| panic!("{wrong:?}")).0
+    to_policy(&serde_json::from_value(spec).unwrap()).map(|(policy, _)| policy)
 }
 
 fn merge(base: &mut Value, change: &Value) {
@@ -285,7 +293,10 @@ fn run(input: &Input) -> String {
     if !input.aftermath.is_null() {
         return judge(input);
     }
-    let policy = policy(&input.policy);
+    let policy = match read(&input.policy) {
+        Ok(policy) => policy,
+        Err(wrong) => return wrong.iter().map(|wrong| format!("refused: {wrong}\n")).collect(),
+    };
     let mut pod = usual_pod();
     over(&mut pod, &input.pod);
     over(&mut pod["node"], &input.node);
@@ -336,6 +347,14 @@ fn run(input: &Input) -> String {
                 .unwrap();
             }
             sizes.push(size);
+        }
+        if input.savings {
+            let Savings { requested, reclaimed, .. } = savings(&pod, &sizes);
+            let cpu = |of: Quantities| MilliCpu(of.cpu.try_into().unwrap());
+            let memory = |of: Quantities| Bytes(of.memory.try_into().unwrap());
+            let (asks, asks_memory) = (cpu(requested), memory(requested));
+            let (gave, gave_memory) = (cpu(reclaimed), memory(reclaimed));
+            writeln!(text, "asks for {asks} {asks_memory}, gave back {gave} {gave_memory}").unwrap();
         }
         let decision = decide(&policy, &pod, &sizes, &at);
         write!(text, "{decision}").unwrap();
@@ -485,6 +504,7 @@ const HAZARDS: &[(&str, &str)] = &[
     ("A1", "a running size is not a replacement size"),
     ("A2", "a change may not be possible to take back"),
     ("A3", "raises reserve, so they come first"),
+    ("A4", "writing to an owner rolls its pods"),
     ("A5", "merged percentiles hide the hot pod"),
     ("A6", "another revision is other evidence"),
     ("A7", "less requested memory is evicted earlier"),
@@ -512,6 +532,8 @@ const HAZARDS: &[(&str, &str)] = &[
     ("fixed heap", "JVM, Node: sized from the memory limit at start"),
     ("Go", "parallelism follows the CPU limit"),
     ("RuntimeClass", "sandboxes do not follow"),
+    ("overhead", "what a sandbox takes is requested, too"),
+    ("DaemonSet", "new nodes run the template's size"),
     ("unobserved", "no agent sees the pod"),
     ("node classes", "CPUs are unlike"),
     ("singleton", "a standby may be promoted"),

@@ -247,7 +247,19 @@ fn what_restarts_goes_one_pod_after_the_other_while_another_is_ready() {
         names.borrow_mut().push(request.action.pod.name.clone());
         Reaction::Done
     });
+    let budget = |allowed: u8| {
+        let status = json!({"disruptionsAllowed": allowed, "currentHealthy": 3, "desiredHealthy": 2, "expectedPods": 3});
+        let meta = json!({"namespace": "default", "name": "b"});
+        Change::Budgets(applied(&json!({"metadata": meta, "spec": {"selector": {}}, "status": status})))
+    };
+    world.put(budget(0));
     pods.iter().for_each(|pod| becomes(&mut world, pod, "True"));
+    world.run(seconds(60));
+    assert_eq!(
+        (world.plans().len(), world.workload("default", "p").reason.as_str()),
+        (0, "DisruptionBudget")
+    );
+    world.put(budget(1));
     for turn in 1..=3 {
         (0..60).take_while(|_| restarted.borrow().len() < turn).for_each(|_| world.run(seconds(1)));
         let pod = restarted.borrow().last().cloned().unwrap();
@@ -262,6 +274,62 @@ fn what_restarts_goes_one_pod_after_the_other_while_another_is_ready() {
     restarted.borrow_mut().sort_unstable();
     assert_eq!(*restarted.borrow(), pods, "each once");
     assert_eq!(world.plans()[0], format!("{SHRUNK}, which restarts it"));
+}
+
+#[test]
+fn memory_is_not_lowered_while_the_node_stalls_for_it() {
+    let mut world = World::new();
+    world.policy("default", "p", &json!({}));
+    world.deployment("default", "web", &too_much(), LITTLE);
+    for second in 0..200 {
+        world.stall_for_memory(second * 60_000);
+        world.run(seconds(1));
+    }
+    assert_eq!(world.plans(), ["app: cpu request 1 > 24m"]);
+    assert_eq!(world.workload("default", "p").reason, "NodeMemoryPressure");
+    world.run(seconds(60));
+    assert_eq!(world.plans()[1..], ["app: memory request 512Mi > 20Mi"]);
+}
+
+#[test]
+fn what_a_cgroup_does_beside_its_limits_holds_its_container() {
+    let mut world = World::new();
+    world.policy("default", "p", &json!({"updateStrategy": {"updateRequestsOnly": false}}));
+    let swaps = world.deployment("default", "swaps", &too_much(), LITTLE);
+    world.write_file(&swaps, "memory.swap.max", "268435456\n");
+    world.write_file(&swaps, "memory.swap.current", "1048576\n");
+    let written = world.deployment("default", "written", &too_much(), LITTLE);
+    world.write_file(&written, "memory.max", "2147483648\n");
+    world.run(seconds(300));
+    let plans: Vec<(String, String)> =
+        world.requests.iter().map(|(_, r)| (r.action.pod.name.clone(), r.action.plan.to_string())).collect();
+    // 16 MiB in memory and one that is swapped
+    assert_eq!(plans, [(swaps, "app: cpu request 1 > 24m".to_owned())]);
+    let reason = |name: &str| {
+        let said = world.status("default", "p").workloads.iter().find(|w| w.name == name).unwrap();
+        (said.reason.clone(), said.recommendations[0].memory.clone().unwrap())
+    };
+    assert_eq!(reason("swaps"), ("SwapEnabled".to_owned(), "21Mi".to_owned()));
+    assert_eq!(reason("written").0, "ForeignCgroupWriter");
+}
+
+#[test]
+fn decreases_stop_when_others_spend_what_they_freed_of_a_quota() {
+    let mut world = World::new();
+    world.policy("default", "p", &json!({}));
+    // used up, and it stays so: somebody takes what is given back
+    world.put(Change::Quotas(applied(&json!({
+        "metadata": {"namespace": "default", "name": "q"},
+        "spec": {"hard": {"requests.cpu": "2"}}, "status": {"used": {"requests.cpu": "2"}},
+    }))));
+    world.deployment("default", "web", &too_much(), LITTLE);
+    world.run(seconds(200));
+    assert_eq!(world.plans(), [SHRUNK], "nobody waits for it yet");
+    world.deployment("default", "api", &too_much(), LITTLE);
+    world.run(seconds(200));
+    assert_eq!(world.plans()[1..], ["app: memory request 512Mi > 20Mi"]);
+    let held = world.status("default", "p").workloads.iter().find(|w| w.name == "api").unwrap();
+    assert_eq!(held.reason, "QuotaHeadroom", "{}", held.message);
 }
 
 #[test]

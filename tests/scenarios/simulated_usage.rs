@@ -380,7 +380,12 @@ fn throttling_arrives_in_frames_with_the_share_that_follows_from_the_quota() {
     assert_eq!((cpu.periods, cpu.throttled_periods), (599, 300));
     assert_eq!(cpu.throttled_micros, 300 * 80_000);
     let limits_seen = frames.last().unwrap().containers.iter().find(|c| c.key.id == container_id(1)).unwrap();
-    let expected = CgroupLimits { cpu: Some(MilliCpu(200)), memory: None, cpu_weight: Some(100) };
+    let expected = CgroupLimits {
+        cpu: Some(MilliCpu(200)),
+        memory: None,
+        cpu_weight: Some(100),
+        ..CgroupLimits::default()
+    };
     assert_eq!(limits_seen.limits, expected);
     let pressure = node.file(&format!("{}/{}/cpu.pressure", pod_slice(1), scope(container_id(1))));
     // 80 ms of every 200 ms

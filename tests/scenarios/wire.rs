@@ -126,6 +126,7 @@ fn frame(epoch: u64, sequence: u64) -> Frame {
         end: start + Duration::from_millis(200),
         sample_hertz: 10,
         dropped_frames: 0,
+        memory_stall: 0,
         pods: vec![PodRecord {
             pod: pod_uid(1).parse().unwrap(),
             qos: QosClass::Burstable,

@@ -67,6 +67,44 @@ pub fn populated(bytes: &[u8]) -> Result<bool, ParseError> {
     keyed(bytes, "populated").map(|value| value != 0)
 }
 
+/// `shmem` of `memory.stat`: bytes of files in tmpfs and of shared memory.
+///
+/// # Errors
+/// A cut or malformed file, or one without the line.
+pub fn shmem(bytes: &[u8]) -> Result<u64, ParseError> {
+    keyed(bytes, "shmem")
+}
+
+/// A file with one number, such as `memory.swap.current` or `cpu.max.burst`; `None` for `max`.
+///
+/// # Errors
+/// A cut or malformed file.
+pub fn amount(bytes: &[u8]) -> Result<Option<u64>, ParseError> {
+    match single(bytes)? {
+        b"max" => Ok(None),
+        value => number("the amount", value).map(Some),
+    }
+}
+
+/// `cpuset.cpus` or `cpuset.mems`: whether it names any.
+///
+/// # Errors
+/// A cut file.
+pub fn names_any(bytes: &[u8]) -> Result<bool, ParseError> {
+    single(bytes).map(|list| !list.is_empty())
+}
+
+/// `total` of the line `some` of a pressure file: microseconds in which some task stalled.
+///
+/// # Errors
+/// A cut or malformed file, or one without the line.
+pub fn stalled_micros(bytes: &[u8]) -> Result<u64, ParseError> {
+    let some =
+        lines(bytes)?.find_map(|line| line.strip_prefix(b"some ")).ok_or(ParseError::Missing("some"))?;
+    let total = some.split(|b| *b == b' ').find_map(|part| part.strip_prefix(b"total="));
+    number("total", total.ok_or(ParseError::Missing("total"))?)
+}
+
 /// `memory.current`, bytes.
 ///
 /// # Errors

@@ -50,6 +50,8 @@ pub struct Circumstances {
     pub restart_debt: Option<RestartDebt>,
     /// What the tightest `ResourceQuota` of the namespace leaves.
     pub quota_free: Option<Amounts>,
+    /// What pods of the namespace ask for less than their templates say: what they may ask for again.
+    pub quota_owed: Option<Amounts>,
     /// A raise that waits for room may evict other pods (KEP-5836).
     pub deferred_preempts: bool,
     /// Classes of container runtimes (`RuntimeClass`) that are known to follow a resize.
@@ -87,6 +89,7 @@ impl Circumstances {
             replacement_known: false,
             restart_debt: None,
             quota_free: None,
+            quota_owed: None,
             deferred_preempts: false,
             runtime_classes: Vec::new(),
             can_recreate: false,

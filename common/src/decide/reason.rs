@@ -175,7 +175,7 @@ reasons! {
     ReplacementSizeUnknown,
     /// Replacements would ask for so much more than the running pods that no more is lent.
     RestartDebt,
-    /// The quota has no room for the way back.
+    /// The quota has no room for the way back of earlier decreases.
     QuotaHeadroom,
     /// Harm to resized pods rose: no decreases in the whole cluster.
     BreakerOpen,

@@ -435,15 +435,18 @@ impl Subject<'_> {
         let debt = self.at.restart_debt.filter(|debt| debt.is_full(self.resource));
         let full = debt.is_some() && !self.at.replacement_known;
         self.refuse(full, Reason::RestartDebt, "replacements would ask for more than the cluster may owe")?;
-        let way_back = wanted.request.0 - wanted.request.1;
-        let free = self.at.quota_free.and_then(|free| match self.resource {
-            Resource::Cpu => free.cpu.map(|c| c.0),
-            Resource::Memory => free.memory.map(|m| m.0),
-        });
-        match free.filter(|free| *free < way_back) {
-            Some(free) => {
-                let (free, way_back) = (self.show(free), self.show(way_back));
-                let message = format!("the quota leaves {free}, the way back needs {way_back}");
+        // what this decrease frees is there for its own way back; what earlier ones freed may be spent
+        let of = |amounts: Option<Amounts>| {
+            amounts.and_then(|amounts| match self.resource {
+                Resource::Cpu => amounts.cpu.map(|c| c.0),
+                Resource::Memory => amounts.memory.map(|m| m.0),
+            })
+        };
+        match of(self.at.quota_free).zip(of(self.at.quota_owed)).filter(|(free, owed)| free < owed) {
+            Some((free, owed)) => {
+                let (free, owed) = (self.show(free), self.show(owed));
+                let message =
+                    format!("the quota leaves {free}, pods of the namespace may need {owed} back already");
                 Err(self.hold(Reason::QuotaHeadroom, message))
             }
             None => Ok(()),

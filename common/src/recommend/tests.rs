@@ -400,8 +400,8 @@ fn a_start_boosts_declared_cpu_limits_that_no_runtime_follows() {
     assert_eq!((after.cpu.boost, after.cpu.request, after.cpu.limit), (None, Some(120), Some(400)));
     assert_eq!((after.memory.request, after.memory.limit), (Some(60 << 20), None));
     // of a policy that boosts no more, too, and what we did not raise stays
-    let container =
-        ContainerFacts { name: "c".into(), desired: boosted, declared, ..ContainerFacts::default() };
+    let desired = resources((240, 120), (800, 256));
+    let container = ContainerFacts { name: "c".into(), desired, declared, ..ContainerFacts::default() };
     let dropped = |last_resize| {
         let r = recommend(&Policy::default(), Asked { last_resize, ..asked(&container, &seen) });
         (r.cpu.limit, r.memory.limit)

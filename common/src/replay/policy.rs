@@ -228,7 +228,7 @@ impl<'a> Managed<'a> {
             limits: CgroupLimits {
                 cpu: self.desired.limits.cpu,
                 memory: self.desired.limits.memory,
-                cpu_weight: None,
+                ..CgroupLimits::default()
             },
             ended: false,
         }

@@ -109,6 +109,7 @@ impl Engine {
             effects.push(Effect::SweepRecommendations(Box::new(self.kept(&selection))));
         }
         let mut standing = self.standing(now);
+        self.quota_owed = self.index.quota_owed();
         for key in due {
             let started = Instant::now();
             effects.extend(self.evaluate(key, (&selection, &mut standing), starting, now));
@@ -340,6 +341,10 @@ impl Engine {
         at.in_flight = self.resizes.in_flight(&facts.uid);
         at.slot_free = turn.free > 0;
         at.backoff = self.resizes.backoff(&facts.uid).cloned();
+        at.quota_free = self.index.quota_free(&facts.namespace);
+        at.quota_owed = self.quota_owed.get(&facts.namespace).copied();
+        let pod = PodKey { namespace: facts.namespace.clone(), name: facts.name.clone() };
+        at.disruptions_allowed = self.index.disruptions_allowed(&pod);
         at.restart_debt = facts.node.as_ref().and_then(|node| turn.standing.debt(&node.class));
     }
 

@@ -19,7 +19,7 @@ use optipod_common::ident::{WorkloadContainer, WorkloadRef};
 use optipod_common::ledger::Admission;
 use optipod_common::policy::{Mode, Policy};
 use optipod_common::progress::{Progress, in_kernel};
-use optipod_common::resources::PodFacts;
+use optipod_common::resources::{Amounts, PodFacts};
 use optipod_common::savings::Prices;
 use optipod_common::store::{Evidence, Question};
 use optipod_common::time::Timestamp;
@@ -162,6 +162,8 @@ pub struct Engine {
     breaker: Breaker,
     shrunk: Shrunk,
     lent: Lent,
+    /// What pods of namespaces with a quota may ask for again, as the last evaluation of whole policies found it.
+    quota_owed: BTreeMap<String, Amounts>,
     events: Events,
     /// When the API server was silent for the last time.
     silent: Option<Timestamp>,
@@ -189,6 +191,7 @@ impl Engine {
             breaker: Breaker::default(),
             shrunk: Shrunk::default(),
             lent: Lent::default(),
+            quota_owed: BTreeMap::new(),
             events: Events::default(),
             silent: None,
             prices: None,
@@ -231,6 +234,7 @@ impl Engine {
         self.resizes = Resizes::default();
         self.shrunk = Shrunk::default();
         self.lent = Lent::default();
+        self.quota_owed.clear();
         self.events = Events::default();
         self.policies.clear();
         self.swept = false;

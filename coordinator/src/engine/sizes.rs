@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use optipod_common::ident::WorkloadContainer;
 use optipod_common::policy::{Mode, Policy, Scope, Strategy};
+use optipod_common::progress::is_foreign;
 use optipod_common::recommend::{Asked, ContainerRecommendation, recommend};
-use optipod_common::resources::{ContainerFacts, PodFacts};
+use optipod_common::resources::{CgroupFacts, ContainerFacts, PodFacts};
 use optipod_common::startup::{Lifetime, Phase};
 use optipod_common::store::{Evidence, Question, Variant};
 use optipod_common::time::Timestamp;
@@ -19,6 +20,10 @@ use crate::index::{PodKey, SelectedWorkload};
 
 /// A resize this soon after start-up is a step of taking back what start-up added: `maxStep` may need several.
 const TAKING_BACK: Duration = Duration::from_secs(300);
+
+/// A cgroup and what the kubelet says of it are compared when neither changed for this long: frames, statuses and the
+/// kubelet's own rounds come one after the other.
+const SETTLED: Duration = Duration::from_secs(120);
 
 /// A pod with the sizes of its containers.
 pub struct SizedPod {
@@ -78,6 +83,10 @@ impl<'a> Sizer<'a> {
     pub fn size(&mut self, pod: &PodKey) -> Option<SizedPod> {
         let mut facts = self.engine.index.facts(pod)?;
         facts.boosted = self.boosted(&facts);
+        if let Some(node) = &mut facts.node {
+            node.memory_stalls = self.engine.usage.stalls(&node.name, self.now);
+        }
+        self.complete_cgroups(&mut facts);
         let sizes = if self.policy.mode == Mode::Disabled { Arc::default() } else { self.sizes(&facts) };
         Some(SizedPod { facts, sizes })
     }
@@ -92,6 +101,28 @@ impl<'a> Sizer<'a> {
             let ran = facts.containers.iter().filter(|c| c.started.is_none_or(|started| at >= started));
             ran.into_iter().any(|container| self.phase(facts, container, before) == Phase::Startup)
         })
+    }
+
+    /// What agents read of the containers' cgroups beside their use, and whether something else writes them.
+    fn complete_cgroups(&self, facts: &mut PodFacts) {
+        let Engine { index, usage, .. } = self.engine;
+        let pod = PodKey { namespace: facts.namespace.clone(), name: facts.name.clone() };
+        let resized = facts.last_resize.is_some_and(|at| at + SETTLED > self.now);
+        let settles = resized || facts.pending.is_some() || facts.in_progress.is_some();
+        for container in &mut facts.containers {
+            let lives = index.container_ids(&pod).filter(|(_, name)| *name == container.name);
+            let Some((seen, until)) =
+                lives.filter_map(|(id, _)| usage.in_kernel(id)).max_by_key(|(_, until)| *until)
+            else {
+                continue;
+            };
+            let young = container.started.is_some_and(|started| started + SETTLED > self.now);
+            let stale = *until + SETTLED < self.now;
+            let said = container.actual.filter(|actual| actual.limits == container.desired.limits);
+            let foreign =
+                said.filter(|_| !settles && !young && !stale).is_some_and(|said| is_foreign(said, seen));
+            container.cgroup = CgroupFacts { foreign_writer: foreign, ..seen.facts };
+        }
     }
 
     fn sizes(&mut self, facts: &PodFacts) -> Arc<[ContainerRecommendation]> {
@@ -120,6 +151,7 @@ impl<'a> Sizer<'a> {
             running: false,
             started: None,
             restarts: 0,
+            cgroup: CgroupFacts { shmem: container.cgroup.shmem, ..CgroupFacts::default() },
             ..container.clone()
         };
         let by_time = matches!(self.policy.strategy, Strategy::Threshold(_));

@@ -26,6 +26,13 @@ const PARK_AT_MOST: usize = 20_000;
 /// Kernel limits of a container that no frame mentioned for this long are forgotten.
 const KERNEL_FOR: Duration = Duration::from_secs(900);
 
+/// Tasks of a node stall for memory from this share of the time on, in thousandths: what is left is taken from page cache
+/// that is needed again.
+const STALLS: u32 = 50;
+
+/// What the last frame said of stalls counts so long: a node that is short of memory may be late with the next one.
+const STALL_FOR: Duration = Duration::from_secs(300);
+
 /// What was heard from a node that is gone is known this long: longer than any agent keeps frames, so that none counts
 /// twice.
 const LEDGER_FOR: Duration = Duration::from_secs(24 * 3600);
@@ -51,6 +58,8 @@ pub struct Usage {
     foreign_records: u64,
     kernel: HashMap<ContainerId, (CgroupLimits, Timestamp)>,
     startups: HashMap<WorkloadRef, Until>,
+    /// By node: the share of its last frame in which tasks stalled for memory, in thousandths, and the end of that frame.
+    stalls: HashMap<String, (u32, Timestamp)>,
     /// Until when running containers were counted.
     counted: Option<Timestamp>,
 }
@@ -99,6 +108,11 @@ impl Usage {
         // There is no checkpoint yet, so nothing is durable: agents keep what they hold for the next leader.
         let accepted = Accepted { accepted: ledger.accepted(frame.epoch), durable: 0 };
         if admission == Admission::New {
+            let stall = self.stalls.entry(node.to_owned()).or_insert((0, frame.end));
+            // one that could not be read tells nothing
+            if stall.1 <= frame.end && frame.start < frame.end {
+                *stall = (frame.memory_stall, frame.end);
+            }
             for record in &frame.containers {
                 let id = record.key.id;
                 let bound = index.pod_of(&id).and_then(|pod| index.node_of(pod));
@@ -234,6 +248,12 @@ impl Usage {
     /// Limits that the agent read from the cgroup, and until when its frame reaches.
     pub fn in_kernel(&self, id: &ContainerId) -> Option<&(CgroupLimits, Timestamp)> {
         self.kernel.get(id)
+    }
+
+    /// Tasks of this node stall for memory.
+    pub fn stalls(&self, node: &str, now: Timestamp) -> bool {
+        let last = self.stalls.get(node).filter(|(_, end)| now.since(*end) < STALL_FOR);
+        last.is_some_and(|(stall, _)| *stall >= STALLS)
     }
 
     /// The store, for its numbers.

@@ -9,6 +9,7 @@
 //! Work per event is O(changed): a pod touches its own entries, a ReplicaSet or Job its own pods. [`Index::select`] is
 //! O(pods x policies) and belongs to an evaluation, not to an event.
 
+mod budgets;
 mod cluster;
 mod configuration;
 mod containers;
@@ -28,7 +29,8 @@ use std::sync::Arc;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::batch::v1::{CronJob, Job};
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, ResourceQuota};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::core::{DeserializeGuard, PartialObjectMeta};
 use optipod_common::decide::{Followed, Plan};
@@ -38,6 +40,7 @@ use optipod_common::resources::{Amounts, NodeFacts, PodFacts, QosClass, Resource
 use optipod_common::time::Timestamp;
 
 use crate::api::OptimizationPolicy;
+use budgets::{Budget, Named};
 use cluster::Scalers;
 use containers::Containers;
 use owners::{OwnerKind, Owners};
@@ -119,6 +122,10 @@ pub enum Change {
     Policies(Delta<DeserializeGuard<OptimizationPolicy>>),
     /// To objects of kind `HorizontalPodAutoscaler`.
     Hpas(Delta<HorizontalPodAutoscaler>),
+    /// To objects of kind `ResourceQuota`.
+    Quotas(Delta<ResourceQuota>),
+    /// To objects of kind `PodDisruptionBudget`.
+    Budgets(Delta<PodDisruptionBudget>),
     /// To the coordinator's own settings.
     Configuration(Delta<ConfigMap>),
 }
@@ -161,11 +168,13 @@ enum Listed {
     Namespaces,
     Policies,
     Hpas,
+    Quotas,
+    Budgets,
     Configuration,
 }
 
 /// How many they are: a cluster without Rollouts is complete, too.
-const ALL_LISTED: usize = 12;
+const ALL_LISTED: usize = 14;
 
 /// What the pods of a node ask for.
 #[derive(Clone, Debug, Default)]
@@ -294,6 +303,9 @@ pub struct Index {
     namespaces: HashMap<String, BTreeMap<String, String>>,
     policies: BTreeMap<PolicyKey, PolicyEntry>,
     scalers: Scalers,
+    /// What each quota leaves of requests.
+    quotas: Named<Amounts>,
+    budgets: Named<Budget>,
     configuration: Configuration,
     listed: BTreeSet<Listed>,
 }
@@ -322,6 +334,8 @@ impl Index {
             namespaces: HashMap::new(),
             policies: BTreeMap::new(),
             scalers: Scalers::default(),
+            quotas: Named::default(),
+            budgets: Named::default(),
             configuration: Configuration::default(),
             listed: BTreeSet::new(),
         }
@@ -344,6 +358,8 @@ impl Index {
             Change::Namespaces(delta) => self.apply_namespaces(delta),
             Change::Policies(delta) => self.apply_policies(delta),
             Change::Hpas(delta) => self.apply_hpas(delta),
+            Change::Quotas(delta) => self.apply_quotas(delta),
+            Change::Budgets(delta) => self.apply_budgets(delta),
             Change::Configuration(delta) => self.apply_configuration(delta),
         }
         Vec::new()
@@ -440,11 +456,7 @@ impl Index {
         for (_, record) in self.placed(node).filter(|(_, record)| record.node.is_some()) {
             let known = known(&record.facts);
             load.add(&record.facts, known);
-            for container in &record.facts.containers {
-                let declared = self.declared(record, &container.name, container.desired);
-                let declared = declared.unwrap_or(container.desired);
-                load.owe(declared.requests, container.desired.requests, known.requests(&container.name));
-            }
+            self.owe(record, known, &mut load);
         }
         load.admitting = self.admitting(node).map(ToString::to_string);
         load
@@ -465,6 +477,15 @@ impl Index {
     /// The node that a pod is bound to or nominated for.
     pub fn place_of(&self, pod: &PodKey) -> Option<&str> {
         self.pods.get(pod)?.place()
+    }
+
+    /// What the template of a pod says beyond what the pod asks for now.
+    fn owe(&self, record: &PodRecord, known: Known<'_>, load: &mut NodeLoad) {
+        for container in &record.facts.containers {
+            let declared = self.declared(record, &container.name, container.desired);
+            let declared = declared.unwrap_or(container.desired);
+            load.owe(declared.requests, container.desired.requests, known.requests(&container.name));
+        }
     }
 
     /// The pod that a container is in, while it exists.

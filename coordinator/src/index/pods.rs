@@ -348,6 +348,7 @@ impl PodRecord {
             runtime_class: spec.runtime_class_name.clone(),
             overhead: amounts_of(spec.overhead.as_ref()),
             job: controller.as_ref().is_some_and(|link| link.kind == "Job"),
+            daemon: controller.as_ref().is_some_and(|link| link.kind == "DaemonSet"),
             queue: queue(own),
             gitops: gitops(&meta),
             eviction_forbidden: EVICTION.iter().any(|(key, value)| {

@@ -136,6 +136,7 @@ impl Agent {
             end,
             sample_hertz: 10,
             dropped_frames: 0,
+            memory_stall: 0,
             containers: containers.iter().map(|(id, usage)| record(*id, usage)).collect(),
             pods: Vec::new(),
         };

@@ -205,7 +205,7 @@ fn usage(pod: &Pod, status: &ContainerStatus) -> Result<(ContainerId, Usage)> {
         pod: pod.uid().unwrap_or_default().parse()?,
         cpu: amount(CPU)?,
         memory: amount(MEMORY)?,
-        limits: CgroupLimits { cpu: limits.cpu, memory: limits.memory, cpu_weight: None },
+        limits: CgroupLimits { cpu: limits.cpu, memory: limits.memory, ..CgroupLimits::default() },
     };
     Ok((container_id(pod, &status.name), usage))
 }

@@ -61,6 +61,8 @@ pub fn nothing_exists() -> Vec<Change> {
         Change::Jobs(Delta::Replace(Vec::new())),
         Change::CronJobs(Delta::Replace(Vec::new())),
         Change::Hpas(Delta::Replace(Vec::new())),
+        Change::Quotas(Delta::Replace(Vec::new())),
+        Change::Budgets(Delta::Replace(Vec::new())),
         Change::Configuration(Delta::Replace(Vec::new())),
         Change::Policies(Delta::Replace(Vec::new())),
         Change::Pods(Delta::Replace(Vec::new())),

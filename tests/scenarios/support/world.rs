@@ -344,6 +344,17 @@ impl World {
         fs::write(self.pods[pod].containers[0].cgroup.join("memory.events"), "oom 1\noom_kill 1\n").unwrap();
     }
 
+    /// Tasks of the node have stalled for memory for so many microseconds altogether.
+    pub fn stall_for_memory(&self, micros: u64) {
+        let line = format!("avg10=0.00 avg60=0.00 avg300=0.00 total={micros}\n");
+        fs::write(self.root.path().join("memory.pressure"), format!("some {line}full {line}")).unwrap();
+    }
+
+    /// Writes a file of the cgroup of a pod's container.
+    pub fn write_file(&self, pod: &str, file: &str, content: &str) {
+        fs::write(self.pods[pod].containers[0].cgroup.join(file), content).unwrap();
+    }
+
     /// The pod is gone, with its cgroup.
     pub fn delete(&mut self, pod: &str) {
         let gone = self.pods.remove(pod).unwrap();

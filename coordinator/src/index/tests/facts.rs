@@ -324,6 +324,62 @@ fn a_node_is_loaded_as_the_scheduler_counts() {
 }
 
 #[test]
+fn the_tightest_quota_and_budget_count() {
+    let mut index = index();
+    let mut labelled = pod("p", 1, json!([]));
+    labelled["metadata"]["labels"] = json!({"app": "web", "tier": "front"});
+    put_pod(&mut index, labelled, 0);
+    assert_eq!((index.quota_free("default"), index.disruptions_allowed(&key("p"))), (None, None));
+    let quota = |name: &str, spec: Value, used: Value| {
+        let meta = json!({"name": name, "namespace": "default"});
+        let quota = object(json!({"metadata": meta, "spec": spec, "status": {"used": used}}));
+        Change::Quotas(Delta::Apply(Box::new(quota)))
+    };
+    for change in [
+        quota("a", json!({"hard": {"requests.cpu": "4", "pods": "9"}}), json!({"requests.cpu": "3500m"})),
+        quota("b", json!({"hard": {"cpu": "3", "memory": "2Gi"}}), json!({"cpu": "1", "memory": "3Gi"})),
+        quota("c", json!({"hard": {"cpu": "1"}, "scopes": ["BestEffort"]}), json!({"cpu": "1"})),
+    ] {
+        index.apply(change, at(0));
+    }
+    let free = index.quota_free("default").unwrap();
+    assert_eq!((free.cpu.unwrap().to_string(), free.memory), ("500m".to_owned(), Some(Bytes(0))));
+    assert_eq!(index.quota_free("other"), None);
+    // its template says 1 and 512Mi, and it asks for 200m and 64Mi
+    let owned = pod("q", 2, owner("apps/v1", "ReplicaSet", "web-1"));
+    put_pod(&mut index, owned, 0);
+    index.apply(Change::ReplicaSets(Delta::Apply(Box::new(replica_set("web-1", json!([]))))), at(0));
+    let owed = index.quota_owed()["default"];
+    assert_eq!(
+        (owed.cpu.unwrap().to_string(), owed.memory.unwrap().to_string()),
+        ("800m".into(), "448Mi".into())
+    );
+
+    let budget = |name: &str, selector: Value, allowed: i32| {
+        let meta = json!({"name": name, "namespace": "default"});
+        let spec = json!({"selector": selector});
+        let status = json!({"disruptionsAllowed": allowed, "currentHealthy": 0, "desiredHealthy": 0, "expectedPods": 0});
+        Change::Budgets(Delta::Apply(Box::new(object(
+            json!({"metadata": meta, "spec": spec, "status": status}),
+        ))))
+    };
+    let expressions = json!([{"key": "tier", "operator": "In", "values": ["front", "back"]}]);
+    for change in [
+        budget("of-others", json!({"matchLabels": {"app": "db"}}), 0),
+        budget("of-none", Value::Null, 0),
+        budget("of-app", json!({"matchLabels": {"app": "web"}}), 2),
+        budget("of-tier", json!({"matchExpressions": expressions}), 1),
+    ] {
+        index.apply(change, at(0));
+    }
+    assert_eq!(index.disruptions_allowed(&key("p")), Some(1));
+    index.apply(budget("of-all", json!({}), 0), at(0));
+    assert_eq!(index.disruptions_allowed(&key("p")), Some(0));
+    index.apply(Change::Budgets(Delta::Replace(vec![])), at(0));
+    assert_eq!(index.disruptions_allowed(&key("p")), None);
+}
+
+#[test]
 fn nodes_that_are_about_to_go_or_that_nobody_sees_are_known() {
     let of = |meta: Value, spec: Value| {
         let mut index = index();
@@ -536,6 +592,8 @@ fn synced_after_every_kind_was_listed() {
         Change::Namespaces(Delta::Replace(vec![])),
         Change::Policies(Delta::Replace(vec![])),
         Change::Hpas(Delta::Replace(vec![])),
+        Change::Quotas(Delta::Replace(vec![])),
+        Change::Budgets(Delta::Replace(vec![])),
         Change::Configuration(Delta::Replace(vec![])),
     ];
     for change in changes {
