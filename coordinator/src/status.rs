@@ -288,6 +288,9 @@ fn summary(workloads: &[WorkloadStatus], outcomes: &[WorkloadOutcome], before: O
     }
 }
 
+/// Of what is said of a workload: others (API server, webhooks, owners) write parts of it, and all share one status.
+const MESSAGE_SHOWN: usize = 1000;
+
 fn workload_status(
     outcome: &WorkloadOutcome,
     applied: Option<&Timestamp>,
@@ -296,6 +299,7 @@ fn workload_status(
 ) -> WorkloadStatus {
     let WorkloadOutcome { workload, pods } = outcome;
     let (status, reason, message) = phase(outcome);
+    let message = message.chars().take(MESSAGE_SHOWN).collect();
     let recommendations: Vec<ContainerStatus> = pods
         .first()
         .map(|pod| pod.sizes.iter().map(|size| container_status(size, pods)).collect())

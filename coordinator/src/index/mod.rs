@@ -493,6 +493,14 @@ impl Index {
         self.containers.live(id).map(|live| &live.pod)
     }
 
+    /// Names of a pod's containers that have resources of their own.
+    fn container_names(&self, pod: &PodKey) -> impl Iterator<Item = &str> {
+        self.pods.get(pod).into_iter().flat_map(|pod| {
+            let init = pod.facts.init.iter().map(|init| init.name.as_str());
+            pod.facts.containers.iter().map(|container| container.name.as_str()).chain(init)
+        })
+    }
+
     /// Ids and names of a pod's containers, the previous life of a restarted one included.
     pub fn container_ids<'a>(
         &'a self,

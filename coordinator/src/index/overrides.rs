@@ -1,8 +1,10 @@
 //! What the owner of a workload says about it by annotation: to leave it alone, to pin a resource, to choose a policy.
 //!
 //! Annotations are read where labels are: on the highest controller that is watched, else on the pods. One that cannot be
-//! read, and any other one with this prefix, holds the workload: what its owner wanted is not guessed.
+//! read, any other one with this prefix, and one on a pod that has such a controller holds the workload: what its owner
+//! wanted is not guessed. To be left alone is heard from pods as well.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use optipod_common::resources::Resource;
@@ -20,6 +22,21 @@ pub const PIN: &str = "optipod.io/pin";
 
 /// The policy that the workload follows, of those that select it: `NAME` or `NAMESPACE/NAME`.
 pub const POLICY: &str = "optipod.io/policy";
+
+/// An annotation may have 256 KiB; it is shown in the status of a policy, which others share.
+const VALUE_SHOWN: usize = 80;
+/// Of all problems of one object together.
+const PROBLEM_SHOWN: usize = 500;
+/// A name of the API server has at most so many characters.
+const LONGEST_NAME: usize = 253;
+
+/// At most so many characters of a text.
+fn shortened(text: &str, characters: usize) -> Cow<'_, str> {
+    match text.char_indices().nth(characters) {
+        Some((end, _)) => Cow::Owned(format!("{}...", text.split_at(end).0)),
+        None => Cow::Borrowed(text),
+    }
+}
 
 /// What annotations say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -78,11 +95,23 @@ impl Overrides {
                 }
             };
             if let Err(expected) = read {
+                let value = shortened(value, VALUE_SHOWN);
                 problems.push(format!("annotation {key}: {value:?} is not understood: expected {expected}"));
             }
         }
-        overrides.problem = (!problems.is_empty()).then(|| problems.join("; "));
+        overrides.problem =
+            (!problems.is_empty()).then(|| shortened(&problems.join("; "), PROBLEM_SHOWN).into_owned());
         overrides
+    }
+
+    /// It says something other than to leave the workload alone.
+    pub fn says_more(&self) -> bool {
+        self.policy.is_some() || !self.pins.is_empty() || self.problem.is_some()
+    }
+
+    /// Containers that are pinned by name.
+    pub fn pinned_containers(&self) -> impl Iterator<Item = &str> {
+        self.pins.iter().filter_map(|(container, _)| container.as_deref())
     }
 
     /// Whether a resource of a container keeps its size.
@@ -126,7 +155,8 @@ impl Overrides {
             Some((namespace, name)) => (Some(namespace), name),
             None => (None, value),
         };
-        if name.is_empty() || name.contains('/') || namespace == Some("") {
+        let named = |part: &str| (1..=LONGEST_NAME).contains(&part.len());
+        if !named(name) || name.contains('/') || namespace.is_some_and(|namespace| !named(namespace)) {
             return Err("NAME or NAMESPACE/NAME of a policy");
         }
         self.policy = Some(PolicyChoice { namespace: namespace.map(str::to_owned), name: name.to_owned() });
@@ -174,9 +204,20 @@ mod tests {
             ("optipod.io/optimise", "false"),
             ("optipod.io/Optimize", "false"),
             ("optipod.io/", ""),
+            (POLICY, &"p".repeat(254)),
         ] {
             let problem = overrides(&[(key, value)]).problem.unwrap();
             assert!(problem.contains(key) && problem.contains("expected"), "{problem}");
         }
+    }
+
+    #[test]
+    fn a_long_annotation_is_shown_in_part() {
+        let long = "\u{e9}".repeat(100_000);
+        let problem = overrides(&[(OPTIMIZE, &long)]).problem.unwrap();
+        assert!(problem.chars().count() < 200 && problem.contains("expected \"true\""), "{problem}");
+        let many: Vec<String> = (0..1000).map(|n| format!("optipod.io/{n}")).collect();
+        let pairs: Vec<(&str, &str)> = many.iter().map(|key| (key.as_str(), long.as_str())).collect();
+        assert!(overrides(&pairs).problem.unwrap().chars().count() <= PROBLEM_SHOWN + 3);
     }
 }

@@ -337,7 +337,6 @@ impl PodRecord {
         let none = BTreeMap::new();
         let own = meta.labels.as_ref().unwrap_or(&none);
         let ready = status.conditions.iter().flatten().find(|c| c.type_ == "Ready");
-        let speaks = controller.as_ref().is_none_or(|link| link.watched.is_none());
         let ours = resizers(&meta).filter(|(manager, _)| *manager == field_manager);
         let others = resizers(&meta).filter(|(manager, _)| *manager != field_manager);
         let facts = PodFacts {
@@ -389,7 +388,7 @@ impl PodRecord {
             nominated: status.nominated_node_name.filter(|name| !name.is_empty()),
             controller,
             labels: labels.share(meta.labels.unwrap_or_default()),
-            overrides: Overrides::new(meta.annotations.as_ref().filter(|_| speaks)),
+            overrides: Overrides::new(meta.annotations.as_ref()),
             created: Vec::new(),
             finished: matches!(phase, "Succeeded" | "Failed"),
             no_room: phase == "Failed"

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use optipod_common::ident::WorkloadRef;
 use optipod_common::policy::{Enforced, Policy};
 
+use super::overrides::{PIN, PREFIX};
 use super::policies::selects_namespace;
 use super::{Index, OPTIMIZE, Overrides, POLICY, PodKey, PolicyChoice, PolicyEntry, PolicyKey};
 use crate::api::convert::Selector;
@@ -197,11 +198,32 @@ impl Index {
             };
             all.push((pod, overrides));
         }
-        if all.iter().any(|(_, overrides)| overrides.opted_out) {
+        let own = || pods.iter().filter_map(|pod| Some((pod, &self.pods.get(pod)?.overrides)));
+        if all.iter().copied().chain(own()).any(|(_, overrides)| overrides.opted_out) {
             return held(HeldBy::OptedOut, format!("annotation {OPTIMIZE} is \"false\""));
+        }
+        // pods carry the annotations of their template: those that nobody would read are told instead
+        let passed_over =
+            own().zip(&all).find(|((_, own), (_, read))| own.says_more() && !std::ptr::eq(*own, *read));
+        if let Some(((pod, _), _)) = passed_over {
+            let message = format!(
+                "annotations {PREFIX}... of pod {}: expected them on its owner, only {OPTIMIZE} is read on pods too",
+                pod.name
+            );
+            return held(HeldBy::AnnotationInvalid, message);
         }
         if let Some(problem) = all.iter().find_map(|(_, overrides)| overrides.problem.as_ref()) {
             return held(HeldBy::AnnotationInvalid, problem.clone());
+        }
+        let mut pinned = all.iter().flat_map(|(_, overrides)| overrides.pinned_containers());
+        let exists =
+            |name: &&str| pods.iter().flat_map(|pod| self.container_names(pod)).any(|known| known == *name);
+        if let Some(unknown) = pinned.find(|name| !exists(name)) {
+            let known: BTreeSet<&str> = pods.iter().flat_map(|pod| self.container_names(pod)).collect();
+            let known = known.into_iter().collect::<Vec<_>>().join(", ");
+            let message =
+                format!("annotation {PIN}: there is no container {unknown:?}: expected one of {known}");
+            return held(HeldBy::AnnotationInvalid, message);
         }
         let Some((first, Overrides { policy, .. })) = all.first() else { return Ok(None) };
         if let Some((other, overrides)) = all.iter().find(|(_, overrides)| overrides.policy != *policy) {

@@ -177,18 +177,37 @@ fn a_pod_selector_leaves_other_pods_alone() {
 }
 
 #[test]
-fn what_the_owner_writes_counts_and_not_what_a_pod_says() {
+fn of_a_pod_with_an_owner_only_that_it_is_left_alone_is_heard_and_the_rest_is_told() {
     let mut index = web();
     put_policy(&mut index, policy("default", "a", json!({})));
     let held = |index: &Index| index.select().by_policy[&policy_key("default", "a")][0].held.clone();
-    let mut loud = pod("p", 1, owner("apps/v1", "ReplicaSet", "web-1"));
-    loud["metadata"]["annotations"] = json!({OPTIMIZE: "false"});
-    put_pod(&mut index, loud, 1);
-    assert_eq!(held(&index), None);
-    let mut owner = deployment("web", json!({}));
-    owner.metadata.annotations = Some([(OPTIMIZE.to_owned(), "false".to_owned())].into());
-    index.apply(Change::Deployments(Delta::Apply(Box::new(owner))), at(2));
-    assert_eq!(held(&index).map(|h| h.by), Some(HeldBy::OptedOut));
+    for (said, by, words) in [
+        (json!({OPTIMIZE: "false"}), Some(HeldBy::OptedOut), ""),
+        (json!({OPTIMIZE: "true"}), None, ""),
+        (json!({PIN: "cpu"}), Some(HeldBy::AnnotationInvalid), "of pod p: expected them on its owner"),
+        (json!({POLICY: "a"}), Some(HeldBy::AnnotationInvalid), "of pod p"),
+        (json!({OPTIMIZE: "no"}), Some(HeldBy::AnnotationInvalid), "of pod p"),
+    ] {
+        let mut pod = pod("p", 1, owner("apps/v1", "ReplicaSet", "web-1"));
+        pod["metadata"]["annotations"] = said.clone();
+        put_pod(&mut index, pod, 1);
+        let held = held(&index);
+        assert_eq!(held.as_ref().map(|h| h.by), by, "{said}");
+        assert!(held.is_none_or(|h| h.message.contains(words)), "{said}");
+    }
+    put_pod(&mut index, pod("p", 1, owner("apps/v1", "ReplicaSet", "web-1")), 2);
+    for (said, by, words) in [
+        ((OPTIMIZE, "false"), Some(HeldBy::OptedOut), ""),
+        ((PIN, "c/cpu"), None, ""),
+        ((PIN, "cpu,a/memory"), Some(HeldBy::AnnotationInvalid), "no container \"a\": expected one of c"),
+    ] {
+        let mut owner = deployment("web", json!({}));
+        owner.metadata.annotations = Some([(said.0.to_owned(), said.1.to_owned())].into());
+        index.apply(Change::Deployments(Delta::Apply(Box::new(owner))), at(2));
+        let held = held(&index);
+        assert_eq!(held.as_ref().map(|h| h.by), by, "{said:?}");
+        assert!(held.as_ref().is_none_or(|h| h.message.contains(words)), "{said:?} {held:?}");
+    }
 }
 
 #[test]
