@@ -236,12 +236,13 @@ impl Container {
             Ok(current) => current,
             Err(error) => return report("memory.current", &error),
         };
-        let swapped = match self.limits.facts.swap {
-            true => match dir.read_once("memory.swap.current", buffer, parse::amount) {
+        let swapped = if self.limits.facts.swap {
+            match dir.read_once("memory.swap.current", buffer, parse::amount) {
                 Ok(swapped) => swapped.unwrap_or(0),
                 Err(error) => return report("memory.swap.current", &error),
-            },
-            false => 0,
+            }
+        } else {
+            0
         };
         self.memory_total.push(memory_units(current.saturating_add(swapped)));
         match dir.read_once("memory.stat", buffer, parse::inactive_file) {

@@ -295,7 +295,13 @@ fn run(input: &Input) -> String {
     }
     let policy = match read(&input.policy) {
         Ok(policy) => policy,
-        Err(wrong) => return wrong.iter().map(|wrong| format!("refused: {wrong}\n")).collect(),
+        Err(wrong) => {
+            let mut text = String::new();
+            for wrong in wrong {
+                writeln!(text, "refused: {wrong}").unwrap();
+            }
+            return text;
+        }
     };
     let mut pod = usual_pod();
     over(&mut pod, &input.pod);

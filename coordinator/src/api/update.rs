@@ -27,7 +27,7 @@ pub struct UpdateStrategy {
     pub memory_decrease: MemoryDecrease,
     /// What happens to a container whose `resizePolicy` is `RestartContainer` for a resource: `Hold` = that resource is left
     /// alone, `OneAtATime` = it is resized and restarts, one pod of a workload after the other, never the last one that is
-    /// ready, as PodDisruptionBudgets allow, at most every 5 minutes and every `cooldown`. Default: `Hold`.
+    /// ready, as its disruption budgets allow, at most every 5 minutes and every `cooldown`. Default: `Hold`.
     pub restart_container: RestartContainer,
     /// What happens to a resource that the process is told (`resourceFieldRef` in its environment or files): `Hold` = it is left
     /// alone, `Move` = it moves, and the process sees it when its container starts anew. Default: `Hold`.

@@ -29,10 +29,13 @@ impl<T> Named<T> {
     }
 
     fn put(&mut self, namespace: String, name: String, value: Option<T>) {
-        let all = self.0.entry(namespace).or_default();
-        match value {
-            Some(value) => drop(all.insert(name, value)),
-            None => drop(all.remove(&name)),
+        if let Some(value) = value {
+            self.0.entry(namespace).or_default().insert(name, value);
+        } else if let Some(all) = self.0.get_mut(&namespace) {
+            all.remove(&name);
+            if all.is_empty() {
+                self.0.remove(&namespace);
+            }
         }
     }
 

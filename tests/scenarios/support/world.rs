@@ -503,7 +503,15 @@ impl World {
     fn react(&mut self, request: &Request) {
         let pod = request.action.pod.name.clone();
         match (self.kubelet)(request) {
-            Reaction::Done => self.finish(&pod),
+            Reaction::Done => {
+                self.finish(&pod);
+                if request.action.plan.changes.iter().any(|change| change.restarts) {
+                    self.change(&pod, |json| {
+                        let count = &mut json["status"]["containerStatuses"][0]["restartCount"];
+                        *count = (count.as_u64().unwrap() + 1).into();
+                    });
+                }
+            }
             Reaction::Ignored => {}
             Reaction::Pending(reason) => {
                 self.observe(&pod);

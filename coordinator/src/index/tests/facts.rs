@@ -349,9 +349,9 @@ fn the_tightest_quota_and_budget_count() {
     let owned = pod("q", 2, owner("apps/v1", "ReplicaSet", "web-1"));
     put_pod(&mut index, owned, 0);
     index.apply(Change::ReplicaSets(Delta::Apply(Box::new(replica_set("web-1", json!([]))))), at(0));
-    let owed = index.quota_owed()["default"];
+    let debt = index.quota_owed()["default"];
     assert_eq!(
-        (owed.cpu.unwrap().to_string(), owed.memory.unwrap().to_string()),
+        (debt.cpu.unwrap().to_string(), debt.memory.unwrap().to_string()),
         ("800m".into(), "448Mi".into())
     );
 
