@@ -168,7 +168,8 @@ pub struct EvidenceSummary {
 }
 
 impl EvidenceSummary {
-    fn of(evidence: &Evidence, phase: Phase) -> Self {
+    /// Of the evidence for a container in this part of its life.
+    pub fn of(evidence: &Evidence, phase: Phase) -> Self {
         let bytes = |units: u64| Bytes(units.saturating_mul(MEMORY_UNIT_BYTES));
         let hottest = evidence.hottest.as_ref().filter(|hottest| hottest.pods > 1);
         Self {

@@ -66,10 +66,11 @@ impl Prices {
     }
 }
 
-/// The account of one pod. What its sandbox takes is requested as well. Of a DaemonSet nothing counts as given back: nodes
+/// The account of one pod; `unsized_use` is the mean use of its containers without a size. What its sandbox takes is requested as well. Of a DaemonSet nothing counts as given back: nodes
 /// are made for the size of its template, and one that follows declares what the pods have.
-pub fn savings(pod: &PodFacts, sizes: &[ContainerRecommendation]) -> Savings {
-    let mut account = Savings { requested: quantities(pod.overhead), ..Savings::default() };
+pub fn savings(pod: &PodFacts, sizes: &[ContainerRecommendation], unsized_use: Amounts) -> Savings {
+    let (requested, used) = (quantities(pod.overhead), quantities(unsized_use));
+    let mut account = Savings { requested, used, ..Savings::default() };
     for container in &pod.containers {
         let has = quantities(container.desired.requests);
         account.requested += has;
@@ -112,11 +113,13 @@ mod tests {
         let mut pod = pod(resources((200, 640), (0, 0)));
         pod.containers[0].declared = resources((1000, 512), (0, 0));
         pod.overhead = Amounts { cpu: Some(MilliCpu(50)), memory: None };
-        let account = savings(&pod, &[]);
+        let unsized_use = Amounts { cpu: Some(MilliCpu(70)), memory: None };
+        let account = savings(&pod, &[], unsized_use);
+        assert_eq!(account.used, Quantities { cpu: 70, memory: 0 });
         assert_eq!(account.requested, Quantities { cpu: 250, memory: 640 << 20 });
         assert_eq!(account.reclaimed, Quantities { cpu: 800, memory: 0 });
         pod.daemon = true;
-        assert_eq!(savings(&pod, &[]).reclaimed, Quantities::default());
+        assert_eq!(savings(&pod, &[], unsized_use).reclaimed, Quantities::default());
     }
 
     #[test]

@@ -20,7 +20,7 @@ const MEBIBYTE: u64 = 1 << 20;
 pub fn of<'a>(outcomes: impl IntoIterator<Item = &'a WorkloadOutcome>) -> Savings {
     let mut total = Savings::default();
     for outcome in outcomes {
-        outcome.pods.iter().for_each(|pod| total += savings(&pod.facts, &pod.sizes));
+        outcome.pods.iter().for_each(|pod| total += savings(&pod.facts, &pod.sizes, pod.unsized_use));
     }
     total
 }

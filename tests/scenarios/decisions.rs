@@ -20,7 +20,7 @@ use optipod_common::ident::{ContainerId, ContainerKey, WorkloadContainer, Worklo
 use optipod_common::policy::{Policy, Violation, parse_duration};
 use optipod_common::quantity::{Bytes, MilliCpu};
 use optipod_common::recommend::{Asked, recommend};
-use optipod_common::resources::{PodFacts, QosClass, Resource};
+use optipod_common::resources::{Amounts, PodFacts, QosClass, Resource};
 use optipod_common::sample::CpuCounters;
 use optipod_common::savings::{Quantities, Savings, savings};
 use optipod_common::startup::Phase;
@@ -355,7 +355,7 @@ fn run(input: &Input) -> String {
             sizes.push(size);
         }
         if input.savings {
-            let Savings { requested, reclaimed, .. } = savings(&pod, &sizes);
+            let Savings { requested, reclaimed, .. } = savings(&pod, &sizes, Amounts::default());
             let cpu = |of: Quantities| MilliCpu(of.cpu.try_into().unwrap());
             let memory = |of: Quantities| Bytes(of.memory.try_into().unwrap());
             let (asks, asks_memory) = (cpu(requested), memory(requested));

@@ -1314,3 +1314,27 @@ fn follower_asks_for_nothing() {
     world.engine.on_leadership(false, world.now);
     assert!(world.engine.tick(world.now + seconds(100)).is_empty());
 }
+
+#[test]
+fn what_is_used_is_told_of_all_that_is_requested() {
+    for (mode, excluded) in
+        [("Recommend", json!([])), ("Recommend", json!(["proxy"])), ("Disabled", json!([]))]
+    {
+        let mut world = World::new();
+        let spec = json!({"mode": mode, "selector": {"excludeContainers": excluded}});
+        world.policy("default", "p", &spec);
+        let owner = json!([{"apiVersion": "example.org/v1", "kind": "Fleet", "name": "f", "uid": "u", "controller": true}]);
+        let uses = |millicores, mebibytes: u64| Demand { millicores, memory: mebibytes * MEBIBYTE };
+        let resources = json!({"requests": {"cpu": "1", "memory": "512Mi"}});
+        world.pod_with(
+            "default",
+            "f",
+            &owner,
+            &[("app", &resources, uses(600, 200)), ("proxy", &resources, uses(300, 100))],
+        );
+        world.run(seconds(150));
+        let account = world.status("default", "p").summary.as_ref().unwrap().account.clone().unwrap();
+        let said = [account.requested.cpu, account.used.cpu, account.requested.memory, account.used.memory];
+        assert_eq!(said, ["2", "900m", "1Gi", "300Mi"], "{mode} {excluded}");
+    }
+}

@@ -9,7 +9,7 @@ use optipod_common::ident::WorkloadRef;
 use optipod_common::policy::{Mode, Policy};
 use optipod_common::progress::Progress;
 use optipod_common::recommend::ContainerRecommendation;
-use optipod_common::resources::PodFacts;
+use optipod_common::resources::{Amounts, PodFacts};
 use optipod_common::time::Timestamp;
 
 use super::canary::Canaries;
@@ -40,6 +40,8 @@ pub struct PodOutcome {
     pub facts: PodFacts,
     /// One per container with evidence.
     pub sizes: Arc<[ContainerRecommendation]>,
+    /// Mean use of the containers that have none.
+    pub unsized_use: Amounts,
     /// What is to be done.
     pub decision: Decision,
     /// The resize under way.
@@ -294,7 +296,7 @@ impl Engine {
         };
         let mut disrupted = disrupted(&sized, |uid| self.resizes.in_flight(uid));
         let mut canaries = policy.update.canary.filter(|_| workload.held.is_none()).map(|canary| {
-            let alone = sized.iter_mut().map(|SizedPod { facts, sizes }| {
+            let alone = sized.iter_mut().map(|SizedPod { facts, sizes, .. }| {
                 self.complete(facts, &mut at, turn);
                 at.slot_free = true;
                 let decision = decide(policy, facts, sizes, &at);
@@ -303,7 +305,7 @@ impl Engine {
             Canaries::new(canary, alone, now)
         });
         let mut pods = Vec::with_capacity(sized.len());
-        for SizedPod { mut facts, sizes } in sized {
+        for SizedPod { mut facts, sizes, unsized_use } in sized {
             let excluded = facts.containers.iter().map(|container| &container.name);
             let excluded = excluded.filter(|name| selector.excludes(name)).cloned().collect();
             self.complete(&mut facts, &mut at, turn);
@@ -324,7 +326,7 @@ impl Engine {
             }
             let progress = self.resizes.state(&facts.uid).cloned();
             let backoff = at.backoff.take().filter(|backoff| backoff.until > now);
-            pods.push(PodOutcome { facts, sizes, decision, progress, backoff, excluded });
+            pods.push(PodOutcome { facts, sizes, unsized_use, decision, progress, backoff, excluded });
         }
         let name = key.to_string();
         let computed: usize = pods.first().map_or(0, |pod| pod.sizes.len());

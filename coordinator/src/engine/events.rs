@@ -375,6 +375,7 @@ mod tests {
         let pod = PodOutcome {
             facts: PodFacts::default(),
             sizes: [size].into(),
+            unsized_use: optipod_common::resources::Amounts::default(),
             decision,
             progress: None,
             backoff: None,

@@ -7,8 +7,9 @@ use std::time::Duration;
 use optipod_common::ident::WorkloadContainer;
 use optipod_common::policy::{Mode, Policy, Scope, Strategy};
 use optipod_common::progress::is_foreign;
-use optipod_common::recommend::{Asked, ContainerRecommendation, recommend};
-use optipod_common::resources::{CgroupFacts, ContainerFacts, PodFacts};
+use optipod_common::quantity::{Bytes, MilliCpu};
+use optipod_common::recommend::{Asked, ContainerRecommendation, EvidenceSummary, recommend};
+use optipod_common::resources::{Amounts, CgroupFacts, ContainerFacts, PodFacts};
 use optipod_common::startup::{Lifetime, Phase};
 use optipod_common::store::{Evidence, Question, Variant};
 use optipod_common::time::Timestamp;
@@ -30,6 +31,8 @@ pub struct SizedPod {
     pub facts: PodFacts,
     /// One per container with evidence.
     pub sizes: Arc<[ContainerRecommendation]>,
+    /// Mean use of the containers that have none: excluded ones, and all where nothing is sized.
+    pub unsized_use: Amounts,
 }
 
 /// Kinds of pods of one workload that are looked through for one that is alike.
@@ -88,7 +91,23 @@ impl<'a> Sizer<'a> {
         }
         self.complete_cgroups(&mut facts);
         let sizes = if self.policy.mode == Mode::Disabled { Arc::default() } else { self.sizes(&facts) };
-        Some(SizedPod { facts, sizes })
+        let unsized_use = self.unsized_use(&facts, &sizes);
+        Some(SizedPod { facts, sizes, unsized_use })
+    }
+
+    fn unsized_use(&mut self, facts: &PodFacts, sizes: &[ContainerRecommendation]) -> Amounts {
+        let variant = variant(facts);
+        let mut used = Amounts::default();
+        for container in &facts.containers {
+            if sizes.iter().any(|size| size.container == container.name) {
+                continue;
+            }
+            let Some(evidence) = self.evidence(&container.name, &variant) else { continue };
+            let of = EvidenceSummary::of(evidence, Phase::Runtime);
+            used.cpu = Some(MilliCpu(used.cpu.unwrap_or_default().0.saturating_add(of.cpu_mean.0)));
+            used.memory = Some(Bytes(used.memory.unwrap_or_default().0.saturating_add(of.memory_mean.0)));
+        }
+        used
     }
 
     /// It was last resized while it was starting.
@@ -156,10 +175,7 @@ impl<'a> Sizer<'a> {
         };
         let by_time = matches!(self.policy.strategy, Strategy::Threshold(_));
         Kind {
-            variant: Variant {
-                revision: facts.revision.clone(),
-                node_class: facts.node.as_ref().map_or_else(String::new, |node| node.class.clone()),
-            },
+            variant: variant(facts),
             resized: facts.last_resize.map(|at| if by_time { at } else { self.now }),
             containers: included.map(|c| (lasting(c), self.phase(facts, c, self.now))).collect(),
         }
@@ -171,18 +187,12 @@ impl<'a> Sizer<'a> {
         (container, phase): (&ContainerFacts, Phase),
         variant: &Variant,
     ) -> Option<ContainerRecommendation> {
-        let Self { engine, policy, workload, now, resized, .. } = *self;
-        let key =
-            WorkloadContainer { workload: workload.workload.clone(), container: container.name.clone() };
+        let Self { engine, policy, .. } = *self;
+        let key = self.key(&container.name);
         let pod = (policy.scope == Scope::Pod).then(|| engine.usage.pod(&key, variant, &facts.uid)).flatten();
-        let question = Question { now, window: policy.rolling_window, variant, resized };
-        let evidence = self
-            .evidence
-            .entry((container.name.clone(), variant.clone()))
-            .or_insert_with(|| engine.usage.evidence(&key, question));
         let asked = Asked {
             container,
-            evidence: evidence.as_ref()?,
+            evidence: self.evidence(&container.name, variant)?,
             pod: pod.as_ref(),
             phase,
             last_resize: facts.last_resize,
@@ -191,12 +201,28 @@ impl<'a> Sizer<'a> {
         Some(recommend(policy, asked))
     }
 
+    fn evidence(&mut self, container: &str, variant: &Variant) -> Option<&Evidence> {
+        let question =
+            Question { now: self.now, window: self.policy.rolling_window, variant, resized: self.resized };
+        let (engine, key) = (self.engine, self.key(container));
+        let known = self.evidence.entry((container.to_owned(), variant.clone()));
+        known.or_insert_with(|| engine.usage.evidence(&key, question)).as_ref()
+    }
+
+    fn key(&self, container: &str) -> WorkloadContainer {
+        WorkloadContainer { workload: self.workload.workload.clone(), container: container.to_owned() }
+    }
+
     /// Which part of its life a container was in.
     fn phase(&self, facts: &PodFacts, container: &ContainerFacts, at: Timestamp) -> Phase {
-        let key =
-            WorkloadContainer { workload: self.workload.workload.clone(), container: container.name.clone() };
+        let key = self.key(&container.name);
         let life =
             Lifetime { started: container.started, ready_since: facts.ready_since.filter(|_| facts.ready) };
         self.engine.usage.phase(&key, self.policy.startup.until, &life, at)
     }
+}
+
+fn variant(facts: &PodFacts) -> Variant {
+    let node_class = facts.node.as_ref().map_or_else(String::new, |node| node.class.clone());
+    Variant { revision: facts.revision.clone(), node_class }
 }
