@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use crate::files;
 use crate::labels;
-use crate::output::Imported;
+use crate::output::{Imported, shown};
 
 /// What happens to a variable.
 enum Counterpart {
@@ -169,7 +169,7 @@ fn lines(text: &str) -> Result<BTreeMap<String, String>> {
             continue;
         }
         let Some((key, value)) = line.split_once('=') else {
-            bail!("line {}: {line:?} is not KEY=VALUE", number + 1);
+            bail!("line {}: {} is not KEY=VALUE", number + 1, shown(line));
         };
         let value = value.trim().trim_matches(['"', '\'']);
         variables.insert(key.trim().to_owned(), value.to_owned());
