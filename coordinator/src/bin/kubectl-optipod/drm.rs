@@ -117,14 +117,13 @@ impl Found {
         for source in list_at(container, "/envFrom") {
             let prefix = text_at(source, "/prefix");
             let map = text_at(source, "/configMapRef/name");
-            match maps.get(map) {
-                Some(data) => self
-                    .variables
-                    .extend(data.iter().map(|(key, value)| (format!("{prefix}{key}"), value.clone()))),
-                None if map.is_empty() => {
-                    self.missing.push(format!("Secret {}", text_at(source, "/secretRef/name")))
-                }
-                None => self.missing.push(format!("ConfigMap {map}")),
+            if let Some(data) = maps.get(map) {
+                let prefixed = data.iter().map(|(key, value)| (format!("{prefix}{key}"), value.clone()));
+                self.variables.extend(prefixed);
+            } else if map.is_empty() {
+                self.missing.push(format!("Secret {}", text_at(source, "/secretRef/name")));
+            } else {
+                self.missing.push(format!("ConfigMap {map}"));
             }
         }
         for env in list_at(container, "/env") {
