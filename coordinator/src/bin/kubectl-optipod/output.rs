@@ -1,5 +1,6 @@
 //! What goes to standard output and standard error.
 
+use std::borrow::Cow;
 use std::io::{ErrorKind, Write as _};
 use std::process::ExitCode;
 
@@ -19,7 +20,7 @@ pub struct Imported {
 /// Writes to standard output. A reader that has seen enough, such as `head`, is no error.
 pub fn print(text: &str) -> Result<()> {
     let mut out = std::io::stdout();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    match out.write_all(printable(text).as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
         written => written.context("standard output"),
     }
@@ -35,7 +36,18 @@ pub fn shown(text: &str) -> String {
 /// Writes a line to standard error.
 pub fn error(line: &str) {
     // there is nowhere left to say that this failed
-    let _ = writeln!(std::io::stderr(), "{line}");
+    let _ = writeln!(std::io::stderr(), "{}", printable(line));
+}
+
+/// Lines without what a terminal takes for a command: names and messages come from files and from the cluster.
+fn printable(text: &str) -> Cow<'_, str> {
+    let commands = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+    if text.contains(commands) {
+        let escaped = |c: char| if commands(c) { c.escape_default().to_string() } else { c.to_string() };
+        Cow::Owned(text.chars().map(escaped).collect())
+    } else {
+        Cow::Borrowed(text)
+    }
 }
 
 /// What became of some objects.
@@ -80,6 +92,12 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn terminals_are_not_commanded() {
+        assert_eq!(printable("ä\tb\n"), "ä\tb\n");
+        assert_eq!(printable("\u{1b}[2Ja\r\u{9b}b"), "\\u{1b}[2Ja\\r\\u{9b}b");
+    }
 
     #[test]
     fn what_is_shown_of_a_text_fits_a_line() {
