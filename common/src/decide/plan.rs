@@ -284,10 +284,24 @@ pub(super) fn one_step(from: u64, to: u64, limits: MaxStep, grain: u64) -> u64 {
     if to > from {
         let most = limits.up.map_or(u64::MAX, |up| from.saturating_add(up.of(from)));
         let rounded = most / grain * grain;
-        to.min(rounded.max(from.saturating_add(1).next_multiple_of(grain)))
+        let smallest = from.saturating_add(1).checked_next_multiple_of(grain).unwrap_or(u64::MAX);
+        to.min(rounded.max(smallest))
     } else {
         let least = limits.down.map_or(0, |down| from.saturating_sub(down.of(from)));
         let rounded = least.checked_next_multiple_of(grain).unwrap_or(least);
         to.max(rounded.min(from.saturating_sub(1) / grain * grain))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_end_where_numbers_do() {
+        let any = MaxStep::default();
+        assert_eq!(one_step(u64::MAX - 1, u64::MAX, any, 1 << 20), u64::MAX);
+        assert_eq!(one_step(u64::MAX, 0, any, 1 << 20), 0);
+        assert_eq!(one_step(10, 25, any, 10), 25);
     }
 }

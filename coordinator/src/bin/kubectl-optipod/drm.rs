@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use crate::files;
 use crate::labels;
-use crate::output::Imported;
+use crate::output::{Imported, shown};
 
 /// What happens to a variable.
 enum Counterpart {
@@ -117,14 +117,13 @@ impl Found {
         for source in list_at(container, "/envFrom") {
             let prefix = text_at(source, "/prefix");
             let map = text_at(source, "/configMapRef/name");
-            match maps.get(map) {
-                Some(data) => self
-                    .variables
-                    .extend(data.iter().map(|(key, value)| (format!("{prefix}{key}"), value.clone()))),
-                None if map.is_empty() => {
-                    self.missing.push(format!("Secret {}", text_at(source, "/secretRef/name")))
-                }
-                None => self.missing.push(format!("ConfigMap {map}")),
+            if let Some(data) = maps.get(map) {
+                let prefixed = data.iter().map(|(key, value)| (format!("{prefix}{key}"), value.clone()));
+                self.variables.extend(prefixed);
+            } else if map.is_empty() {
+                self.missing.push(format!("Secret {}", text_at(source, "/secretRef/name")));
+            } else {
+                self.missing.push(format!("ConfigMap {map}"));
             }
         }
         for env in list_at(container, "/env") {
@@ -169,7 +168,7 @@ fn lines(text: &str) -> Result<BTreeMap<String, String>> {
             continue;
         }
         let Some((key, value)) = line.split_once('=') else {
-            bail!("line {}: {line:?} is not KEY=VALUE", number + 1);
+            bail!("line {}: {} is not KEY=VALUE", number + 1, shown(line));
         };
         let value = value.trim().trim_matches(['"', '\'']);
         variables.insert(key.trim().to_owned(), value.to_owned());

@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
-use anyhow::{Context as _, Result, bail};
-use kube::api::{Api, ListParams};
+use anyhow::{Result, bail};
+use kube::api::Api;
 use optipod_coordinator::api::Recommendation;
 use optipod_coordinator::api::v1alpha1::{EvidenceEntry, RecommendedContainer, Sizes, StepEntry, Totals};
 
@@ -26,8 +26,7 @@ pub async fn fetch(workload: &str, namespace: Option<&str>, context: Option<&str
     let (client, default) = cluster::connect(context).await?;
     let namespace = namespace.map_or(default, str::to_owned);
     let api: Api<Recommendation> = Api::namespaced(client, &namespace);
-    let all = api.list(&ListParams::default()).await.context("recommendations")?;
-    about(asked, &namespace, &all.items)
+    about(asked, &namespace, &cluster::list(&api, "recommendations").await?)
 }
 
 /// Kind and name.

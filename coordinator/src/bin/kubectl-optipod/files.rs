@@ -54,7 +54,9 @@ pub fn parse(text: &str, place: &str) -> Result<Vec<Located>> {
         objects.extend(items.into_iter().map(|object| {
             let name = object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or("without name");
             let kind = object.get("kind").and_then(Value::as_str).unwrap_or("object");
-            Located { place: format!("{place}: {kind}/{name}"), object }
+            // a name with an end of line would look like another answer
+            let place = format!("{place}: {kind}/{name}").replace('\n', "\\n");
+            Located { place, object }
         }));
     }
     Ok(objects)
@@ -127,6 +129,8 @@ mod tests {
         assert_eq!(Value::from(found(text)), expected);
         assert_eq!(found("kind: List"), Vec::<Value>::new());
         assert_eq!(found(""), Vec::<Value>::new());
+        let odd = parse("kind: A\nmetadata: {name: \"a\\nb\"}", "f").unwrap();
+        assert_eq!(odd[0].place, "f: A/a\\nb");
     }
 
     #[test]

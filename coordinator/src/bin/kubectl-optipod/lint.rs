@@ -1,9 +1,11 @@
 //! `lint`: everything that is wrong with policies in files.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use optipod_coordinator::api::lint::{is_meant, lint};
+use serde_json::Value;
 
 use crate::files::{self, Located};
 
@@ -38,6 +40,7 @@ pub struct Report {
 fn report(objects: &[Located]) -> Report {
     let (mut text, mut policies, mut invalid) = (String::new(), 0, 0);
     let (meant, others): (Vec<_>, Vec<_>) = objects.iter().partition(|located| is_meant(&located.object));
+    let mut names: BTreeMap<[Option<&str>; 2], &str> = BTreeMap::new();
     for Located { place, object } in meant {
         let findings = lint(object);
         policies += 1;
@@ -53,6 +56,14 @@ fn report(objects: &[Located]) -> Report {
         }
         for warning in &findings.warnings {
             let _ = writeln!(text, "  warning: {warning}");
+        }
+        let name = ["/metadata/namespace", "/metadata/name"]
+            .map(|pointer| object.pointer(pointer).and_then(Value::as_str));
+        if let Some(before) = names.insert(name, place).filter(|_| name[1].is_some()) {
+            let _ = writeln!(
+                text,
+                "  warning: metadata.name: is that of {before}, too: the one that is applied last stays"
+            );
         }
     }
     if policies == 0 {
@@ -99,6 +110,24 @@ items:
         assert_eq!(lines.len(), 5);
         assert_eq!(found.passed_over, ["policies.yaml: ConfigMap/other"]);
         assert!(!report(&[]).valid, "a file without policies is a mistake");
+    }
+
+    #[test]
+    fn two_of_one_name_are_told() {
+        let policy = |metadata: &str| {
+            format!(
+                "{{apiVersion: optipod.io/v1alpha1, kind: OptimizationPolicy, metadata: {metadata}, spec: {{}}}}\n"
+            )
+        };
+        let told = |one: &str, other: &str| {
+            let text = format!("{}---\n{}", policy(one), policy(other));
+            let found = report(&parse(&text, "p").unwrap());
+            found.text.contains("warning: metadata.name: is that of p: OptimizationPolicy/a, too")
+        };
+        assert!(told("{name: a}", "{name: a}"));
+        assert!(told("{name: a, namespace: n}", "{name: a, namespace: n}"));
+        assert!(!told("{name: a, namespace: n}", "{name: a, namespace: m}"));
+        assert!(!told("{generateName: a-}", "{generateName: a-}"));
     }
 
     #[test]

@@ -15,7 +15,7 @@ mod vpa;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, ensure};
 use clap::{Parser, Subcommand};
 
 /// Looks at OptiPod's policies and recommendations, and makes policies from what other tools are told.
@@ -107,10 +107,17 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
             Ok(if report.valid { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         Command::Import { source: Source::Drm { file, name, namespace } } => {
-            output::imported(vec![drm::import(&drm::variables(&files::text(file)?)?, namespace, name)])
+            let found = drm::variables(&files::text(file)?);
+            let found = found.with_context(|| file.display().to_string())?;
+            output::imported(vec![drm::import(&found, namespace, name)])
         }
         Command::Import { source: Source::Vpa { file } } => {
-            output::imported(vpa::import(&files::objects(std::slice::from_ref(file))?))
+            let found = vpa::import(&files::objects(std::slice::from_ref(file))?);
+            ensure!(
+                !found.is_empty(),
+                "no object of kind VerticalPodAutoscaler (autoscaling.k8s.io) was found"
+            );
+            output::imported(found)
         }
         Command::Explain { workload, namespace, context } => {
             let text = explain::fetch(workload, namespace.as_deref(), context.as_deref());

@@ -1,6 +1,7 @@
 //! What goes to standard output and standard error.
 
-use std::io::Write as _;
+use std::borrow::Cow;
+use std::io::{ErrorKind, Write as _};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
@@ -16,15 +17,37 @@ pub struct Imported {
     pub remarks: Vec<String>,
 }
 
-/// Writes to standard output.
+/// Writes to standard output. A reader that has seen enough, such as `head`, is no error.
 pub fn print(text: &str) -> Result<()> {
-    std::io::stdout().write_all(text.as_bytes()).context("standard output")
+    let mut out = std::io::stdout();
+    match out.write_all(printable(text).as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("standard output"),
+    }
+}
+
+/// A text that someone else wrote, for a message: not longer than a line.
+pub fn shown(text: &str) -> String {
+    let short: String = text.chars().take(60).collect();
+    let more = if short.len() < text.len() { "..." } else { "" };
+    format!("{short:?}{more}")
 }
 
 /// Writes a line to standard error.
 pub fn error(line: &str) {
     // there is nowhere left to say that this failed
-    let _ = writeln!(std::io::stderr(), "{line}");
+    let _ = writeln!(std::io::stderr(), "{}", printable(line));
+}
+
+/// Lines without what a terminal takes for a command: names and messages come from files and from the cluster.
+fn printable(text: &str) -> Cow<'_, str> {
+    let commands = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+    if text.contains(commands) {
+        let escaped = |c: char| if commands(c) { c.escape_default().to_string() } else { c.to_string() };
+        Cow::Owned(text.chars().map(escaped).collect())
+    } else {
+        Cow::Borrowed(text)
+    }
 }
 
 /// What became of some objects.
@@ -33,9 +56,6 @@ pub type Outcomes = Vec<Result<Imported>>;
 /// Prints policies as YAML documents, then remarks and errors to standard error. All are judged before the first is
 /// printed; one that failed does not keep the others back.
 pub fn imported(outcomes: Outcomes) -> Result<ExitCode> {
-    if outcomes.is_empty() {
-        bail!("no object of the expected kind was found");
-    }
     let judged: Vec<_> = outcomes.into_iter().map(|outcome| outcome.and_then(judged)).collect();
     for (policy, _) in judged.iter().flatten() {
         print(policy)?;
@@ -72,6 +92,18 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn terminals_are_not_commanded() {
+        assert_eq!(printable("ä\tb\n"), "ä\tb\n");
+        assert_eq!(printable("\u{1b}[2Ja\r\u{9b}b"), "\\u{1b}[2Ja\\r\\u{9b}b");
+    }
+
+    #[test]
+    fn what_is_shown_of_a_text_fits_a_line() {
+        assert_eq!(shown("a\n"), "\"a\\n\"");
+        assert_eq!(shown(&"ä".repeat(61)), format!("\"{}\"...", "ä".repeat(60)));
+    }
 
     #[test]
     fn what_the_api_server_would_refuse_is_not_printed() {

@@ -1,8 +1,8 @@
 //! `savings`: what policies gave back and what is left, as a table.
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use kube::ResourceExt as _;
-use kube::api::{Api, ListParams};
+use kube::api::Api;
 use optipod_common::quantity::{Bytes, MilliCpu};
 use optipod_common::savings::{Prices, Quantities};
 use optipod_coordinator::api::OptimizationPolicy;
@@ -19,7 +19,7 @@ pub async fn fetch(namespace: Option<&str>, prices: Option<Prices>, context: Opt
         Some(namespace) => Api::namespaced(client, namespace),
         None => Api::all(client),
     };
-    let policies = api.list(&ListParams::default()).await.context("policies")?.items;
+    let policies = cluster::list(&api, "policies").await?;
     if policies.is_empty() {
         bail!(
             "there is no policy{}",

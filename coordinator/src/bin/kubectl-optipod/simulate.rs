@@ -6,7 +6,7 @@ mod trace;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, anyhow, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use clap::Args;
 use flate2::read::MultiGzDecoder;
 use optipod_common::policy::{Policy, Violation};
@@ -21,6 +21,11 @@ use serde_json::Value;
 use super::files;
 use super::prices;
 use report::{Recorded, Simulated};
+
+/// Room for a year of seconds.
+const MOST_BYTES: u64 = 1 << 30;
+/// Less is a number that was meant to have a unit.
+const LEAST_MEMORY: Bytes = Bytes::from_mebibytes(1);
 
 /// What is simulated.
 #[derive(Debug, Args)]
@@ -58,6 +63,8 @@ pub struct Options {
 
 /// Reads the files and plays the policies.
 pub fn run(options: &Options) -> Result<String> {
+    let inputs = options.policy.iter().chain([&options.usage]).filter(|path| *path == Path::new("-"));
+    ensure!(inputs.count() < 2, "several files are -: standard input can be read once");
     let policies = policies(&files::objects(&options.policy)?, options.name.as_deref())?;
     let place = options.usage.display().to_string();
     let usage = trace::read(&usage_text(&options.usage)?, options.series.as_deref()).context(place)?;
@@ -78,14 +85,20 @@ pub fn run(options: &Options) -> Result<String> {
 /// Gzip is told by its first two bytes.
 fn usage_text(path: &Path) -> Result<String> {
     let bytes = files::bytes(path)?;
-    let mut text = String::new();
+    let place = || format!("{}", path.display());
+    unpacked(&bytes, MOST_BYTES).with_context(place)
+}
+
+fn unpacked(bytes: &[u8], most: u64) -> Result<String> {
+    let mut text = Vec::new();
     let read = if bytes.starts_with(&[0x1f, 0x8b]) {
-        MultiGzDecoder::new(&bytes[..]).read_to_string(&mut text)
+        MultiGzDecoder::new(bytes).take(most + 1).read_to_end(&mut text)?
     } else {
-        (&bytes[..]).read_to_string(&mut text)
+        text = bytes.to_vec();
+        bytes.len()
     };
-    read.with_context(|| format!("{}", path.display()))?;
-    Ok(text)
+    ensure!(u64::try_from(read)? <= most, "is too large: expected at most {most} bytes, unpacked");
+    String::from_utf8(text).context("is no text")
 }
 
 /// Each policy with its name.
@@ -132,6 +145,18 @@ fn declared(options: &Options) -> Result<Resources> {
     let cpu = above(requests.cpu.map(|c| c.0), limits.cpu.map(|c| c.0));
     let memory = above(requests.memory.map(|m| m.0), limits.memory.map(|m| m.0));
     ensure!(!cpu && !memory, "a request is above its limit");
+    for (option, given) in
+        [("--memory-request", options.memory_request), ("--memory-limit", options.memory_limit)]
+    {
+        if let Some(given) = given.filter(|given| *given < LEAST_MEMORY) {
+            bail!(
+                "{option}: {given} is too little: expected 1Mi or more, such as 256Mi, as memory is counted in bytes"
+            );
+        }
+    }
+    for (option, given) in [("--cpu-request", options.cpu_request), ("--cpu-limit", options.cpu_limit)] {
+        ensure!(given != Some(MilliCpu(0)), "{option}: 0 declares nothing: expected more, such as 500m");
+    }
     Ok(Resources { requests, limits })
 }
 
@@ -287,5 +312,27 @@ spec:
         assert!(declared(&none).unwrap_err().to_string().contains("nothing is declared"));
         let above = Options { cpu_limit: Some(MilliCpu(10)), ..options("1") };
         assert!(declared(&above).unwrap_err().to_string().contains("above its limit"));
+        let bytes = Options { memory_limit: Some(Bytes(256)), ..options("1") };
+        assert!(declared(&bytes).unwrap_err().to_string().starts_with("--memory-limit: 256 is too little"));
+        assert!(
+            declared(&options("0")).unwrap_err().to_string().starts_with("--cpu-request: 0 declares nothing")
+        );
+        let twice = Options { policy: vec!["-".into()], ..options("1") };
+        assert!(run(&twice).unwrap_err().to_string().contains("standard input can be read once"));
+    }
+
+    #[test]
+    fn what_is_unpacked_has_an_end() {
+        let packed = |content: &[u8]| {
+            let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+            encoder.write_all(content).unwrap();
+            encoder.finish().unwrap()
+        };
+        assert_eq!(unpacked(&packed(b"text"), 4).unwrap(), "text");
+        for bytes in [packed(&[b'1'; 1000]), vec![b'1'; 1000]] {
+            let error = unpacked(&bytes, 999).unwrap_err().to_string();
+            assert!(error.contains("is too large: expected at most 999 bytes"), "{error}");
+        }
+        assert_eq!(unpacked(&packed(&[0xff]), 4).unwrap_err().to_string(), "is no text");
     }
 }

@@ -23,20 +23,23 @@ fn one(object: &Value) -> Result<Imported> {
     let target = text("/spec/targetRef/name").context("spec.targetRef.name is missing")?;
     let mut import = Import { name: name.to_owned(), spec: Map::new(), remarks: Vec::new() };
 
-    let namespace = text("/metadata/namespace").unwrap_or("default");
+    // without one, kubectl takes that of its context, for both objects
+    let namespace = text("/metadata/namespace");
     let value = label_value(name);
     let labels = json!({"matchLabels": {LABEL: value}});
     let group =
         text("/spec/targetRef/apiVersion").map(|version| version.split_once('/').map_or("", |(g, _)| g));
     let by = if WATCHED.iter().any(|(g, k)| *k == kind && group.is_none_or(|group| group == *g)) {
         import.remark(format!(
-            "a policy selects by label: run `kubectl label --namespace {namespace} {}/{target} {LABEL}={value}`",
+            "a policy selects by label: run `kubectl label{} {}/{target} {LABEL}={value}`",
+            namespace.map(|namespace| format!(" --namespace {namespace}")).unwrap_or_default(),
             kind.to_lowercase()
         ));
         "workloadSelector"
     } else {
         import.remark(format!(
-            "a policy selects by label, and OptiPod does not look at those of a {kind}: label the pod template of {kind}/{target} in namespace {namespace} with {LABEL}: {value}, and the pods that run already"
+            "a policy selects by label, and OptiPod does not look at those of a {kind}: label the pod template of {kind}/{target}{} with {LABEL}: {value}, and the pods that run already",
+            namespace.map(|namespace| format!(" in namespace {namespace}")).unwrap_or_default()
         ));
         "podSelector"
     };
@@ -60,11 +63,16 @@ fn one(object: &Value) -> Result<Imported> {
     import.boost(boost.as_ref());
     import.without_counterpart(object);
     import.unknown(object, &policies);
+    let named = [("name", Some(name)), ("namespace", namespace)];
+    let metadata: Value = named
+        .into_iter()
+        .filter_map(|(field, value)| Some((field.to_owned(), Value::from(value?))))
+        .collect();
     let mut imported = Imported {
         policy: json!({
             "apiVersion": "optipod.io/v1alpha1",
             "kind": "OptimizationPolicy",
-            "metadata": {"name": name, "namespace": namespace},
+            "metadata": metadata,
             "spec": import.spec,
         }),
         remarks: import.remarks,
@@ -578,6 +586,14 @@ mod tests {
         {
             assert!(says(&imported, part), "{part}: {:?}", imported.remarks);
         }
+    }
+
+    #[test]
+    fn a_namespace_that_is_not_given_is_not_made_up() {
+        let text = "apiVersion: autoscaling.k8s.io/v1\nkind: VerticalPodAutoscaler\nmetadata: {name: web}\nspec: {targetRef: {kind: Deployment, name: front}}";
+        let one = import(&parse(text, "vpa.yaml").unwrap()).remove(0).unwrap();
+        assert_eq!(one.policy["metadata"], json!({"name": "web"}));
+        assert!(says(&one, "`kubectl label deployment/front optipod.io/vpa=web`"), "{:?}", one.remarks);
     }
 
     #[test]

@@ -7,6 +7,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 use optipod_common::replay::{Usage, UsageSample};
 use optipod_common::time::Timestamp;
 
+use crate::output::shown;
+
 const COLUMNS: &str = "t_seconds, cpu_cores, memory_mib, series";
 /// More than any container has.
 const MOST_CORES: f64 = 100_000.0;
@@ -81,7 +83,7 @@ fn columns(header: &csv::StringRecord) -> Result<Columns> {
     let at = |name: &str| header.iter().position(|column| column == name);
     let known = |column: &&str| COLUMNS.split(", ").any(|known| known == *column);
     if let Some(unknown) = header.iter().find(|column| !known(column)) {
-        bail!("the column {unknown:?} is not known: expected {COLUMNS}");
+        bail!("the column {} is not known: expected {COLUMNS}", shown(unknown));
     }
     let columns = Columns {
         time: at("t_seconds").with_context(|| format!("there is no column t_seconds: expected {COLUMNS}"))?,
@@ -114,7 +116,7 @@ fn number(name: &str, text: &str, most: f64) -> Result<Option<f64>> {
     let value = text.parse::<f64>().ok().filter(|value| (0.0..=most).contains(value));
     match value {
         Some(value) => Ok(Some(value)),
-        None => bail!("{name}: {text:?} is not a number from 0 to {most}"),
+        None => bail!("{name}: {} is not a number from 0 to {most}", shown(text)),
     }
 }
 
@@ -128,7 +130,7 @@ fn whole(value: f64) -> u64 {
 }
 
 fn list(names: &BTreeSet<String>) -> String {
-    let some: Vec<_> = names.iter().take(10).map(String::as_str).collect();
+    let some: Vec<_> = names.iter().take(10).map(|name| shown(name)).collect();
     let more = if names.len() > some.len() { ", ..." } else { "" };
     format!("{}{more}", some.join(", "))
 }
@@ -159,6 +161,7 @@ mod tests {
     fn what_is_wrong_is_named_with_its_line() {
         for (text, series, expected) in [
             ("", None, "there is no column t_seconds"),
+            (&"x".repeat(100), None, "x\"... is not known"),
             ("t_seconds,cpu\n", None, "\"cpu\" is not known: expected t_seconds, cpu_cores"),
             ("t_seconds\n0\n", None, "no column cpu_cores and no column memory_mib"),
             ("t_seconds,cpu_cores\n", None, "has no samples"),
@@ -175,9 +178,13 @@ mod tests {
             (
                 "series,t_seconds,cpu_cores\na,0,1\nb,60,1\n",
                 None,
-                "has several series: choose one with --series: a, b",
+                "has several series: choose one with --series: \"a\", \"b\"",
             ),
-            ("series,t_seconds,cpu_cores\na,0,1\n", Some("c"), "no series is named \"c\": expected one of a"),
+            (
+                "series,t_seconds,cpu_cores\na,0,1\n",
+                Some("c"),
+                "no series is named \"c\": expected one of \"a\"",
+            ),
             ("t_seconds,cpu_cores\n0,1\n", Some("c"), "there is no column `series`"),
         ] {
             let error = format!("{:#}", read(text, series).unwrap_err());
