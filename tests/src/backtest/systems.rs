@@ -67,6 +67,8 @@ pub struct System {
     pub resource: Target,
     /// Ours only.
     pub objective: Option<Objective>,
+    /// Not ours.
+    pub opponent: bool,
     /// See [`Contender`].
     pub make: Make,
 }
@@ -96,7 +98,7 @@ fn opponent<R: Rule + 'static>(
         actuator,
         rule: Boxed(Box::new(rule(resource, declared))),
     };
-    System { name: name.to_owned(), resource: sized, objective: None, make: Box::new(make) }
+    System { name: name.to_owned(), resource: sized, objective: None, opponent: true, make: Box::new(make) }
 }
 
 /// The threshold manager has a smallest memory request.
@@ -114,6 +116,7 @@ fn opponents(sized: Target) -> Vec<System> {
         name: "static-peak".to_owned(),
         resource: sized,
         objective: None,
+        opponent: true,
         make: Box::new(move |_, _, peak| Contender::Rule {
             start: peak,
             actuator: actuator(0, (0, 0), sized),
@@ -124,6 +127,7 @@ fn opponents(sized: Target) -> Vec<System> {
         name: "oracle-1h".to_owned(),
         resource: sized,
         objective: None,
+        opponent: true,
         make: Box::new(|_, _, _| Contender::Hindsight),
     };
     vec![
@@ -160,7 +164,13 @@ pub fn with_rule<R: Rule + 'static>(
     actuator.lag = OURS;
     let make =
         move |_, declared, _| Contender::Rule { start: declared, actuator, rule: Boxed(Box::new(rule())) };
-    System { name: name.to_owned(), resource: sized, objective: Some(objective), make: Box::new(make) }
+    System {
+        name: name.to_owned(),
+        resource: sized,
+        objective: Some(objective),
+        opponent: false,
+        make: Box::new(make),
+    }
 }
 
 /// A policy with the defaults but for its strategy: interval, coverage, smallest change, cooldown and floors act.
@@ -177,6 +187,7 @@ pub fn policy(sized: Target, strategy: Strategy) -> System {
         name: name.to_owned(),
         resource: sized,
         objective,
+        opponent: false,
         make: Box::new(move |_, _, _| Contender::Policy(Box::new(policy.clone()))),
     }
 }
