@@ -69,7 +69,11 @@ fn half_of<'a>(all: &[&'a Series], half: Half) -> Vec<&'a Series> {
 /// Replays one system over one series.
 pub fn replayed(system: &System, series: &Series) -> Replayed {
     let peak = series.trace.peak();
-    let declared = peak.saturating_mul(DECLARED);
+    replayed_from(system, series, peak.saturating_mul(DECLARED), peak)
+}
+
+/// As [`replayed`], of a container with this declared size and this highest use.
+pub(super) fn replayed_from(system: &System, series: &Series, declared: u64, peak: u64) -> Replayed {
     match (system.make)(series.resource, declared, peak) {
         Contender::Rule { start, actuator, mut rule } => replay(&series.trace, start, &actuator, &mut rule),
         Contender::Policy(policy) => under_policy(&policy, system.resource, series, declared),
