@@ -2,7 +2,7 @@
 //! decision of the product, on use that was recorded.
 //!
 //! Use is taken as demand: a recorded container that was throttled wanted more than the trace says. A sample counts as
-//! constant for its length, so that bursts inside it are not seen.
+//! constant for its length, so that bursts inside it are not seen, and as one frame of an agent.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,10 +13,11 @@ use crate::expression::Expressions;
 use crate::frame::{CgroupLimits, ContainerRecord};
 use crate::histogram::UsageHistogram;
 use crate::ident::{ContainerId, ContainerKey, PodUid, WorkloadContainer, WorkloadRef};
+use crate::news::{Levels, PACE, Sense};
 use crate::policy::{Mode, Policy};
-
-use crate::recommend::{Asked, recommend};
-use crate::resources::{Amounts, ContainerFacts, NodeFacts, PodFacts, Resource, Resources, qos_class};
+use crate::quantity::{Bytes, MilliCpu};
+use crate::recommend::{Asked, ContainerRecommendation, recommend};
+use crate::resources::{ContainerFacts, NodeFacts, PodFacts, Resource, Resources, qos_class};
 use crate::sample::{CPU_UNITS_PER_MILLICORE, CpuCounters, memory_units};
 use crate::startup::Phase;
 use crate::store::{Interval, Question, Store, Variant};
@@ -87,6 +88,8 @@ pub fn replay_policy(
     let mut play = Play {
         managed: Managed::new(policy, declared, expressions),
         step: usage.step,
+        in_force: declared,
+        from: None,
         last_kill: None,
         result: PolicyReplay::default(),
     };
@@ -100,6 +103,9 @@ pub fn replay_policy(
 struct Play<'a> {
     managed: Managed<'a>,
     step: Duration,
+    in_force: Resources,
+    /// When what was decided is in force.
+    from: Option<Timestamp>,
     last_kill: Option<Timestamp>,
     result: PolicyReplay,
 }
@@ -107,7 +113,10 @@ struct Play<'a> {
 impl Play<'_> {
     /// The size in force during a sample comes from earlier samples only.
     fn sample(&mut self, sample: &UsageSample) {
-        let Resources { requests, limits } = self.managed.resources();
+        if self.from.is_some_and(|from| from <= sample.at) {
+            self.carry_out();
+        }
+        let Resources { requests, limits } = self.in_force;
         if sample.cpu.is_some() {
             let cpu = requests.cpu.map_or(0, |cpu| cpu.0);
             self.result.cpu.sizes.push(cpu.saturating_mul(CPU_UNITS_PER_MILLICORE));
@@ -154,21 +163,37 @@ impl Play<'_> {
     }
 
     fn note(&mut self, plan: Plan, now: Timestamp) {
-        let changes = |resource: fn(Amounts) -> bool| {
-            plan.changes.iter().any(|change| resource(change.to.requests) || resource(change.to.limits))
-        };
-        for (of, changed) in [
-            (&mut self.result.cpu, changes(|amounts| amounts.cpu.is_some())),
-            (&mut self.result.memory, changes(|amounts| amounts.memory.is_some())),
-        ] {
+        self.result.changes.push((now, plan));
+        // as of a rule: what takes less than one sample is in force for the next
+        let wait = LAG.saturating_sub(self.step);
+        if wait > self.step / 2 {
+            self.from.get_or_insert(now + wait - self.step / 2);
+        } else {
+            self.carry_out();
+        }
+    }
+
+    fn carry_out(&mut self) {
+        let to = self.managed.resources();
+        let (before, after) = (of_resources(self.in_force), of_resources(to));
+        for (of, changed) in
+            [(&mut self.result.cpu, before.0 != after.0), (&mut self.result.memory, before.1 != after.1)]
+        {
             of.resizes.extend(changed.then_some(of.sizes.len()));
         }
-        self.result.changes.push((now, plan));
+        (self.in_force, self.from) = (to, None);
     }
 }
 
+/// Request and limit of CPU, and of memory.
+fn of_resources(resources: Resources) -> ([Option<MilliCpu>; 2], [Option<Bytes>; 2]) {
+    let Resources { requests, limits } = resources;
+    ([requests.cpu, limits.cpu], [requests.memory, limits.memory])
+}
+
 /// A container under a policy, as the coordinator manages it: what its agent saw goes in, what is written comes out and
-/// is in force at once. The policy is looked at each `reconciliationInterval`, whatever happens in between.
+/// is in force at once. The policy is looked at each `reconciliationInterval`, and at once for what is news to the
+/// coordinator: use above the size, an OOM kill, throttling, memory near its limit.
 pub struct Managed<'a> {
     policy: Policy,
     expressions: &'a dyn Expressions,
@@ -180,6 +205,12 @@ pub struct Managed<'a> {
     last_resize: Option<Timestamp>,
     restarts: u32,
     due: Option<Timestamp>,
+    evaluated: Option<Timestamp>,
+    sense: Sense,
+    /// What is no news; `None` = nothing was decided on yet.
+    levels: Option<Levels>,
+    /// Something happened that is not decided on yet.
+    news: bool,
     evaluations: u64,
     held: BTreeMap<Reason, u64>,
 }
@@ -203,6 +234,10 @@ impl<'a> Managed<'a> {
             last_resize: None,
             restarts: 0,
             due: None,
+            evaluated: None,
+            sense: Sense::of(policy),
+            levels: None,
+            news: false,
             evaluations: 0,
             held: BTreeMap::new(),
         }
@@ -234,8 +269,13 @@ impl<'a> Managed<'a> {
         }
     }
 
-    /// Takes in what an agent saw from `start` to `end`.
+    /// Takes in a frame: what an agent saw from `start` to `end`.
     pub fn see(&mut self, record: &ContainerRecord, start: Timestamp, end: Timestamp) {
+        let requests = || self.desired.requests;
+        self.news |= match &mut self.levels {
+            Some(levels) => self.sense.is_news(levels, record, requests),
+            None => true,
+        };
         self.started.get_or_insert(start);
         self.restarts = self.restarts.saturating_add(u32::try_from(record.oom_kills).unwrap_or(u32::MAX));
         let interval =
@@ -244,12 +284,17 @@ impl<'a> Managed<'a> {
         self.store.ran(&self.workload, &Variant::default(), start, end);
     }
 
-    /// Evaluates the policy when it is due, and carries out what it decides.
+    /// Evaluates the policy when it is due or there is news, and carries out what it decides.
     pub fn evaluate(&mut self, now: Timestamp) -> Option<Plan> {
-        if self.due.is_some_and(|due| due > now) {
+        let whole = self.due.is_none_or(|due| due <= now);
+        let rested = self.evaluated.is_none_or(|last| now.since(last) >= PACE);
+        if !whole && !(self.news && rested) {
             return None;
         }
-        self.due = Some(now + self.policy.reconciliation_interval);
+        if whole {
+            self.due = Some(now + self.policy.reconciliation_interval);
+        }
+        (self.news, self.evaluated) = (false, Some(now));
         self.evaluations += 1;
         self.store.compact(now, self.policy.rolling_window.max(RETENTION));
         self.store.settle(now);
@@ -271,6 +316,7 @@ impl<'a> Managed<'a> {
             expressions: self.expressions,
         };
         let sizes = [recommend(&self.policy, asked)];
+        self.decided_on(&sizes[0], whole);
         let pod = self.pod(container);
         let decision = decide(&self.policy, &pod, &sizes, &Circumstances::at(now));
         for hold in decision.held() {
@@ -284,6 +330,15 @@ impl<'a> Managed<'a> {
         // the other direction of the same recommendation follows at once, as in the product
         self.due = Some(now);
         Some(plan)
+    }
+
+    /// `whole`: at the policy's time; what news have told so far is weighed anew.
+    fn decided_on(&mut self, size: &ContainerRecommendation, whole: bool) {
+        let mut levels = Levels::of(size);
+        if let Some(known) = self.levels.as_ref().filter(|_| !whole) {
+            levels.raise(known);
+        }
+        self.levels = Some(levels);
     }
 
     fn container(&self) -> ContainerFacts {
@@ -323,6 +378,9 @@ impl<'a> Managed<'a> {
 /// Minutes are what peaks are kept of.
 const MINUTE: Duration = Duration::from_secs(60);
 
+/// From a decision to the size in force: the stream, the decision and `pods/resize` take less.
+const LAG: Duration = Duration::from_secs(2);
+
 /// As the coordinator keeps it: what a day's cycle can show.
 const RETENTION: Duration = Duration::from_hours(24);
 
@@ -334,7 +392,8 @@ fn pod_uid() -> PodUid {
 mod tests {
     use super::*;
     use crate::expression::NoExpressions;
-    use crate::quantity::{Bytes, MilliCpu};
+    use crate::policy::{Objective, Strategy};
+    use crate::resources::Amounts;
 
     const HOUR: i64 = 60;
 
@@ -362,6 +421,10 @@ mod tests {
     /// Half of its window has data after an hour.
     fn short() -> Policy {
         Policy { rolling_window: Duration::from_hours(2), ..Policy::default() }
+    }
+
+    fn adaptive() -> Policy {
+        Policy { strategy: Strategy::Adaptive(Objective::Balanced), ..short() }
     }
 
     fn replayed(policy: &Policy, usage: &Usage, declared: Resources) -> PolicyReplay {
@@ -396,6 +459,49 @@ mod tests {
         assert!(!result.memory.oom_kills.is_empty(), "{result:?}");
         let free = replayed(&short(), &usage, declared(200, 128, None));
         assert_eq!(free.memory.oom_kills, [] as [usize; 0]);
+    }
+
+    #[test]
+    fn use_above_the_size_is_decided_on_at_once_and_counts_from_the_next_sample() {
+        // half an hour away from the policy's turn
+        let policy = Policy { reconciliation_interval: Duration::from_hours(1), ..adaptive() };
+        let raised = 6 * HOUR + 30;
+        let usage = usage(7 * HOUR, |minute| (if minute < raised { 100 } else { 400 }, 64));
+        let result = replayed(&policy, &usage, declared(1000, 512, None));
+        let at = |minute: i64| result.cpu.sizes[usize::try_from(minute).unwrap()];
+        let before = at(raised);
+        assert!(before < 4000, "{before}");
+        assert!(at(raised + 1) >= 4000, "{:?}", result.changes);
+        assert!(
+            result.cpu.resizes.contains(&usize::try_from(raised + 1).unwrap()),
+            "{:?}",
+            result.cpu.resizes
+        );
+    }
+
+    #[test]
+    fn a_kill_is_decided_on_at_once() {
+        let policy = Policy { reconciliation_interval: Duration::from_hours(1), ..adaptive() };
+        let killed = 6 * HOUR + 30;
+        let used = |end: u64| move |minute: i64| (100, if minute < killed { 64 } else { end });
+        let evaluated = |end| {
+            let usage = usage(killed + 1, used(end));
+            replayed(&policy, &usage, declared(200, 128, Some(160))).evaluations
+        };
+        assert_eq!(evaluated(200), evaluated(64) + 1);
+    }
+
+    #[test]
+    fn of_samples_of_a_second_the_next_one_is_too_early() {
+        let policy = Policy { rolling_window: Duration::from_secs(600), ..adaptive() };
+        let mut usage = usage(1200, |second| (if second < 1000 { 100 } else { 400 }, 64));
+        usage.step = Duration::from_secs(1);
+        for (sample, second) in usage.samples.iter_mut().zip(0..) {
+            sample.at = Timestamp::from_unix_seconds(1_800_000_000 + second);
+        }
+        let sizes = replayed(&policy, &usage, declared(300, 64, None)).cpu.sizes;
+        let raised = sizes.iter().position(|size| *size >= 4000);
+        assert_eq!(raised, Some(1002), "{:?}", &sizes[990..1010]);
     }
 
     #[test]

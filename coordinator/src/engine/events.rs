@@ -10,29 +10,17 @@ use std::time::Duration;
 
 use optipod_common::decide::Reason;
 use optipod_common::frame::ContainerRecord;
-use optipod_common::histogram::MergedHistogram;
 use optipod_common::ident::{WorkloadContainer, WorkloadRef};
-use optipod_common::policy::{Mode, Percentile, Policy, Strategy};
-use optipod_common::recommend::{ContainerRecommendation, Sizing, StepKind};
+use optipod_common::news::{Levels, PACE, Sense};
+use optipod_common::policy::{Mode, Percentile, Policy};
 use optipod_common::resources::Amounts;
-use optipod_common::sample::{CPU_UNITS_PER_MILLICORE, MEMORY_UNIT_BYTES};
 use optipod_common::time::Timestamp;
 
 use super::evaluate::{PodOutcome, WorkloadOutcome};
 use crate::index::PolicyKey;
 
-/// Throttled frames that are news: a limit counts as too low after the second one.
-const TOLD: u8 = 2;
-
-/// Least time between two evaluations of a workload that its use asks for: its pods' frames come one after the other, and
-/// a resize takes about as long.
-const PACE: Duration = Duration::from_secs(5);
-
 /// Frames that end before this are replayed: what they tell is decided on with all else that comes.
 const NEWS_FOR: Duration = Duration::from_secs(60);
-
-/// Memory is near its limit from this share on, in thousandths.
-const NEAR: u64 = 900;
 
 /// Workloads that were evaluated, and those of them that something happened to.
 #[derive(Debug, Default)]
@@ -103,19 +91,6 @@ struct Watched {
     slot: Option<PolicyKey>,
 }
 
-/// What is no news about a container, however often it is seen.
-#[derive(Clone, Copy, Debug, Default)]
-struct Levels {
-    /// Millicores; `None` = whatever it uses, its size stays: bounds or a limit end it, or it has none.
-    cpu: Option<u64>,
-    /// Bytes.
-    memory: Option<u64>,
-    /// Highest memory that was decided on, in bytes.
-    peak: u64,
-    /// Throttling was decided on.
-    throttled: u8,
-}
-
 impl Events {
     /// A workload was evaluated. `whole`: with its policy, at the policy's time; what events have told so far is
     /// weighed anew.
@@ -136,16 +111,7 @@ impl Events {
                 new.raise(known);
             }
         }
-        let percentile = match &policy.strategy {
-            Strategy::Adaptive(_) => None,
-            Strategy::Percentile | Strategy::Threshold(_) | Strategy::Expression(_) => {
-                Some(policy.percentile)
-            }
-        };
-        let trigger = match &policy.strategy {
-            Strategy::Threshold(params) => u64::from(params.scale_up_threshold.thousandths()),
-            _ => 1000,
-        };
+        let Sense { percentile, trigger } = Sense::of(policy);
         let boosts = policy.startup.cpu.is_some() || policy.startup.memory.is_some();
         let held = |pod: &PodOutcome, reason| pod.decision.held().iter().any(|hold| hold.reason == reason);
         let waiting = outcome.pods.iter().filter(|pod| held(pod, Reason::NodeAdmitting));
@@ -253,54 +219,9 @@ fn leave<K: Ord>(waiting: &mut Waiting<K>, key: &K, workload: &WorkloadRef) {
 
 impl Watched {
     fn is_news(&mut self, name: &str, record: &ContainerRecord, requests: impl FnOnce() -> Amounts) -> bool {
+        let Self { percentile, trigger, .. } = *self;
         let Some(levels) = self.levels.get_mut(name) else { return true };
-        let cpu = match self.percentile {
-            None => record.cpu_second.max(),
-            Some(percentile) => {
-                let mut values = MergedHistogram::default();
-                values.add(&record.cpu_second);
-                values.quantile(percentile.permyriad()).unwrap_or(0)
-            }
-        };
-        let cpu = cpu.div_ceil(CPU_UNITS_PER_MILLICORE);
-        let memory = record.memory_working_set.max().saturating_mul(MEMORY_UNIT_BYTES);
-        let trigger = self.trigger;
-        let beyond = |level: Option<u64>, used: u64, size: Option<u64>| {
-            level.is_some_and(|level| used > level.max(size.unwrap_or(0)).saturating_mul(trigger) / 1000)
-        };
-        // the request is looked up only for what may be news
-        let requests = (beyond(levels.cpu, cpu, None) || beyond(levels.memory, memory, None)).then(requests);
-        let more = requests.is_some_and(|Amounts { cpu: request, memory: requested }| {
-            beyond(levels.cpu, cpu, request.map(|r| r.0))
-                || beyond(levels.memory, memory, requested.map(|r| r.0))
-        });
-        let throttled = levels.cpu.is_some() && record.cpu.is_throttled();
-        let near = |limit: u64| memory.saturating_mul(1000) >= limit.saturating_mul(NEAR);
-        let near = memory > levels.peak && record.limits.memory.is_some_and(|limit| near(limit.0));
-        let news = record.oom_kills > 0 || more || near || (throttled && levels.throttled < TOLD);
-        if news {
-            let told = Levels {
-                cpu: levels.cpu.map(|_| cpu),
-                memory: levels.memory.map(|_| memory),
-                peak: memory,
-                throttled: levels.throttled.saturating_add(throttled.into()),
-            };
-            levels.raise(&told);
-        }
-        news
-    }
-}
-
-impl Levels {
-    /// The higher of both; what is without a level stays so.
-    fn raise(&mut self, other: &Self) {
-        let higher = |own: Option<u64>, other: Option<u64>| own.map(|own| own.max(other.unwrap_or(0)));
-        *self = Self {
-            cpu: higher(self.cpu, other.cpu),
-            memory: higher(self.memory, other.memory),
-            peak: self.peak.max(other.peak),
-            throttled: self.throttled.max(other.throttled),
-        };
+        Sense { percentile, trigger }.is_news(levels, record, requests)
     }
 }
 
@@ -311,9 +232,8 @@ fn levels_of(outcome: &WorkloadOutcome) -> BTreeMap<String, Levels> {
             levels.entry(name.clone()).or_default();
         }
         for size in pod.sizes.iter() {
-            let ContainerRecommendation { container, cpu, memory, evidence } = size;
-            let own =
-                Levels { cpu: level(cpu), memory: level(memory), peak: evidence.memory_peak.0, throttled: 0 };
+            let container = &size.container;
+            let own = Levels::of(size);
             match levels.get_mut(container) {
                 Some(known) => known.raise(&own),
                 None => {
@@ -325,19 +245,14 @@ fn levels_of(outcome: &WorkloadOutcome) -> BTreeMap<String, Levels> {
     levels
 }
 
-/// The size that use is compared with.
-fn level(sizing: &Sizing) -> Option<u64> {
-    let ends = [StepKind::BoundMax, StepKind::EnforcedMax, StepKind::LimitKept];
-    sizing.request.filter(|_| !ends.iter().any(|kind| sizing.has(*kind)))
-}
-
 #[cfg(test)]
 mod tests {
     use optipod_common::frame::CgroupLimits;
     use optipod_common::histogram::UsageHistogram;
     use optipod_common::ident::{ContainerId, ContainerKey};
-    use optipod_common::policy::{Boost, Factor, Objective};
+    use optipod_common::policy::{Boost, Factor, Objective, Strategy};
     use optipod_common::quantity::{Bytes, MilliCpu};
+    use optipod_common::recommend::{ContainerRecommendation, Sizing, StepKind};
     use optipod_common::resources::{NodeFacts, PodFacts, QosClass};
     use optipod_common::sample::CpuCounters;
 

@@ -220,8 +220,8 @@ mod tests {
     fn a_bar_holds_by_its_bound_by_its_mean_or_not() {
         let theirs = system("krr", Target::Cpu, None, &[alloc(100.0), alloc(100.0), alloc(100.0)]);
         let of = |series: &[Metrics]| Report {
-            sets: Vec::new(),
             systems: vec![system("adaptive", Target::Cpu, Some(Objective::Savings), series), theirs.clone()],
+            ..Report::default()
         };
         let judged = |series: &[Metrics]| verdicts(&of(series), "alloc <= 1.01 of krr's");
         assert_eq!(judged(&[alloc(90.0), alloc(95.0), alloc(101.0)]), [Verdict::Holds]);
@@ -246,7 +246,7 @@ mod tests {
         let many = Metrics { resizes_per_day: 60.0, ..Metrics::default() };
         let objectives = [Objective::Savings, Objective::Balanced];
         let systems = objectives.map(|one| system("adaptive", Target::Cpu, Some(one), &[many])).to_vec();
-        let report = Report { sets: Vec::new(), systems };
+        let report = Report { systems, ..Report::default() };
         assert_eq!(verdicts(&report, "cpu Savings: resizes_per_day"), [Verdict::Missed]);
         assert_eq!(unmet_of(&report, "cpu Savings: resizes_per_day"), [] as [String; 0]);
         assert_eq!(unmet_of(&report, "cpu Balanced: resizes_per_day").len(), 1);
@@ -254,7 +254,7 @@ mod tests {
 
     #[test]
     fn what_was_not_measured_is_not_judged_and_not_kept() {
-        let report = Report { sets: Vec::new(), systems: Vec::new() };
+        let report = Report::default();
         let bars = all(&report);
         assert!(bars.iter().all(|bar| bar.verdict() == Verdict::Unjudged), "{bars:?}");
         let promised = bars.iter().filter(|bar| !bar.stretch);

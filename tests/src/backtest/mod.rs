@@ -57,13 +57,13 @@ pub struct Options {
 pub fn run(options: &Options) -> Result<()> {
     let began = Instant::now();
     let shipped = paths::workspace().join("tests/data/traces");
-    let Traces { sets, fine } = trace::read(options.traces.as_deref(), &shipped, &options.set)?;
+    let Traces { sets, skipped, fine } = trace::read(options.traces.as_deref(), &shipped, &options.set)?;
     if options.sweep {
         return sweep::run(&sets, options.half.unwrap_or(Half::Tune), options.plot.as_deref());
     }
     let chosen = protocol::choose(&sets, options.half.unwrap_or(Half::Test));
     let systems = systems::all();
-    let mut report = protocol::run(&chosen, &systems);
+    let mut report = Report { skipped, ..protocol::run(&chosen, &systems) };
     closed_loop::add(&mut report, &fine, &chosen, &systems);
     if options.json {
         println!("{}", serde_json::to_string_pretty(&report)?);

@@ -69,7 +69,11 @@ fn half_of<'a>(all: &[&'a Series], half: Half) -> Vec<&'a Series> {
 /// Replays one system over one series.
 pub fn replayed(system: &System, series: &Series) -> Replayed {
     let peak = series.trace.peak();
-    let declared = peak.saturating_mul(DECLARED);
+    replayed_from(system, series, peak.saturating_mul(DECLARED), peak)
+}
+
+/// As [`replayed`], of a container with this declared size and this highest use.
+pub(super) fn replayed_from(system: &System, series: &Series, declared: u64, peak: u64) -> Replayed {
     match (system.make)(series.resource, declared, peak) {
         Contender::Rule { start, actuator, mut rule } => replay(&series.trace, start, &actuator, &mut rule),
         Contender::Policy(policy) => under_policy(&policy, system.resource, series, declared),
@@ -125,14 +129,15 @@ pub fn run(sets: &[Set], systems: &[System]) -> Report {
         .par_iter()
         .map(|(system, measured_one)| {
             let opponents = measured.iter().filter(|(other, _)| {
-                system.objective.is_some() && other.objective.is_none() && other.resource == system.resource
+                system.objective.is_some() && other.opponent && other.resource == system.resource
             });
             let opponents = opponents.map(|(other, theirs)| (other.name.as_str(), theirs));
             let label = label(&system.name, system.resource, system.objective);
             SystemReport::new(label, intervals(measured_one, opponents), measured_one.clone())
         })
         .collect();
-    Report { sets: sets.iter().map(|set| set.name.clone()).collect(), systems: reports }
+    let sets = sets.iter().filter(|set| !set.series.is_empty()).map(|set| set.name.clone());
+    Report { sets: sets.collect(), systems: reports, ..Report::default() }
 }
 
 /// Metrics of each series, by set; sets without series of the resource are left out.
@@ -243,6 +248,14 @@ mod tests {
     }
 
     #[test]
+    fn a_set_without_series_is_not_listed() {
+        let mut sets = choose(&short(), Half::Test);
+        sets.push(Set { name: "empty".to_owned(), series: Vec::new() });
+        let report = run(&sets, &[systems::adaptive(Target::Cpu, Objective::Safe)]);
+        assert_eq!(report.sets, ["recorded-1s"]);
+    }
+
+    #[test]
     fn the_report_has_the_promised_fields_and_repeats() {
         let sets = choose(&short(), Half::Test);
         let report = || serde_json::to_value(run(&sets, &systems::all())).unwrap();
@@ -264,6 +277,8 @@ mod tests {
                     assert!(ours["per_set"]["recorded-1s"][metric].is_f64(), "{metric}: {ours}");
                 }
                 assert!(ours["ci95"]["ratio"]["autopilot"]["alloc"].is_array(), "{ours}");
+                let opponents = ours["ci95"]["minus"].as_object().unwrap();
+                assert!(opponents.keys().all(|name| !name.starts_with("policy-")), "{opponents:?}");
             }
             for opponent in [
                 "vpa",

@@ -9,13 +9,16 @@ use super::{
     protocol::Target,
     statistics::{Intervals, Metrics, PerSet, mean, means},
     systems::Label,
+    trace::Skipped,
 };
 
 /// Everything that was measured.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub struct Report {
-    /// Names of the sets.
+    /// Names of the sets that have series.
     pub sets: Vec<String>,
+    /// Series of either half that were not replayed.
+    pub skipped: Skipped,
     /// One entry for each system, resource and objective.
     pub systems: Vec<SystemReport>,
 }
@@ -63,6 +66,9 @@ const WRITES: f64 = 7.0;
 /// Prints a table for each resource, by allocation.
 pub fn print(report: &Report) {
     println!("sets: {}\n", report.sets.join(", "));
+    for (why, count) in &report.skipped {
+        println!("{count} series skipped: {why}\n");
+    }
     let titles = [
         (Target::Cpu, "CPU request"),
         (Target::MemoryRequest, "Memory request, the limit stays declared"),

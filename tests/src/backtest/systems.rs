@@ -67,6 +67,8 @@ pub struct System {
     pub resource: Target,
     /// Ours only.
     pub objective: Option<Objective>,
+    /// Not ours.
+    pub opponent: bool,
     /// See [`Contender`].
     pub make: Make,
 }
@@ -96,7 +98,7 @@ fn opponent<R: Rule + 'static>(
         actuator,
         rule: Boxed(Box::new(rule(resource, declared))),
     };
-    System { name: name.to_owned(), resource: sized, objective: None, make: Box::new(make) }
+    System { name: name.to_owned(), resource: sized, objective: None, opponent: true, make: Box::new(make) }
 }
 
 /// The threshold manager has a smallest memory request.
@@ -114,6 +116,7 @@ fn opponents(sized: Target) -> Vec<System> {
         name: "static-peak".to_owned(),
         resource: sized,
         objective: None,
+        opponent: true,
         make: Box::new(move |_, _, peak| Contender::Rule {
             start: peak,
             actuator: actuator(0, (0, 0), sized),
@@ -124,6 +127,7 @@ fn opponents(sized: Target) -> Vec<System> {
         name: "oracle-1h".to_owned(),
         resource: sized,
         objective: None,
+        opponent: true,
         make: Box::new(|_, _, _| Contender::Hindsight),
     };
     vec![
@@ -160,7 +164,13 @@ pub fn with_rule<R: Rule + 'static>(
     actuator.lag = OURS;
     let make =
         move |_, declared, _| Contender::Rule { start: declared, actuator, rule: Boxed(Box::new(rule())) };
-    System { name: name.to_owned(), resource: sized, objective: Some(objective), make: Box::new(make) }
+    System {
+        name: name.to_owned(),
+        resource: sized,
+        objective: Some(objective),
+        opponent: false,
+        make: Box::new(make),
+    }
 }
 
 /// A policy with the defaults but for its strategy: interval, coverage, smallest change, cooldown and floors act.
@@ -177,6 +187,7 @@ pub fn policy(sized: Target, strategy: Strategy) -> System {
         name: name.to_owned(),
         resource: sized,
         objective,
+        opponent: false,
         make: Box::new(move |_, _, _| Contender::Policy(Box::new(policy.clone()))),
     }
 }
@@ -197,13 +208,13 @@ pub fn all() -> Vec<System> {
 
 #[cfg(test)]
 mod tests {
-    use optipod_common::{
-        replay::{Trace, replay},
-        time::Timestamp,
-    };
+    use optipod_common::{replay::Trace, time::Timestamp};
     use proptest::prelude::*;
 
     use super::*;
+    use crate::backtest::{protocol, trace::Series};
+
+    const DECLARED: u64 = 500_000;
 
     /// Sizes while the first `values` ran, with what comes after them.
     fn sizes(system: &System, step: u32, values: &[u64], after: &[u64]) -> Vec<u64> {
@@ -211,14 +222,15 @@ mod tests {
         let start = Timestamp::from_unix_seconds(1_700_006_400);
         let all = values.iter().chain(after).zip(0_u32..);
         let trace = Trace { step, samples: all.map(|(used, n)| (start + step * n, *used)).collect() };
-        let Contender::Rule { start, actuator, mut rule } =
-            (system.make)(system.resource.measured(), 500_000, 250_000)
-        else {
-            return Vec::new();
-        };
-        let mut sizes = replay(&trace, start, &actuator, &mut rule).sizes;
+        let series = Series { name: "series".to_owned(), resource: system.resource.measured(), trace };
+        let mut sizes = protocol::replayed_from(system, &series, DECLARED, 250_000).sizes;
         sizes.truncate(values.len());
         sizes
+    }
+
+    fn causal() -> impl Iterator<Item = System> {
+        // the oracle is what knows the future
+        all().into_iter().filter(|system| system.name != "oracle-1h")
     }
 
     proptest! {
@@ -230,9 +242,25 @@ mod tests {
             other in prop::collection::vec(1..300_000_u64, 1..40),
             step in prop::sample::select(vec![1_u32, 60, 300, 900]),
         ) {
-            for system in all() {
+            for system in causal() {
                 let (one, other) = (sizes(&system, step, &values, &one), sizes(&system, step, &values, &other));
                 prop_assert_eq!(one, other, "{} {:?}", system.name, system.resource);
+            }
+        }
+
+        /// Long enough for half a day to be covered.
+        #[test]
+        fn the_future_changes_no_size_of_a_policy_that_acts(
+            values in prop::collection::vec(1..100_000_u64, 30..50),
+            one in prop::collection::vec(1..900_000_u64, 1..10),
+            other in prop::collection::vec(1..900_000_u64, 1..10),
+        ) {
+            let policies = causal().filter(|system| system.name.starts_with("policy-"));
+            for system in policies {
+                let of = |after: &[u64]| sizes(&system, 1800, &values, after);
+                let one = of(&one);
+                prop_assert!(one.last() < Some(&DECLARED), "{} {:?} stays", system.name, system.resource);
+                prop_assert_eq!(one, of(&other), "{} {:?}", system.name, system.resource);
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     fs::{self, File},
     io::{BufRead, BufReader},
     path::Path,
@@ -11,6 +12,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use flate2::read::MultiGzDecoder;
 use optipod_common::{replay::Trace, resources::Resource, time::Timestamp};
+use serde::Serialize;
 
 /// CPU is counted in millionths of a core, memory in KiB: fine enough that rounding does not show in small containers.
 pub const CPU_UNITS: f64 = 1e6;
@@ -27,6 +29,7 @@ const SUFFIX: &str = ".csv.gz";
 const HEADER: &str = "series,t_seconds,cpu_cores,memory_mib";
 /// A series with fewer samples says nothing.
 const SHORTEST: usize = 20;
+const LONGEST_STEP: Duration = Duration::from_secs(3600);
 /// More than any container has: sums of what is below stay far from the end of 64 bits.
 const MOST_CORES: f64 = 100_000.0;
 /// See [`MOST_CORES`].
@@ -56,6 +59,33 @@ pub struct Series {
     pub trace: Trace,
 }
 
+/// How many series are not replayed, by the reason.
+pub type Skipped = BTreeMap<Useless, usize>;
+
+/// Why a series is not replayed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub enum Useless {
+    /// It has fewer than 20 samples.
+    #[serde(rename = "too-short")]
+    TooShort,
+    /// Its samples are more than an hour apart: such a mean says nothing about what a container needs.
+    #[serde(rename = "too-coarse")]
+    TooCoarse,
+    /// It never used anything.
+    #[serde(rename = "unused")]
+    Unused,
+}
+
+impl fmt::Display for Useless {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooShort => write!(out, "fewer than {SHORTEST} samples"),
+            Self::TooCoarse => write!(out, "samples more than {} s apart", LONGEST_STEP.as_secs()),
+            Self::Unused => out.write_str("nothing used"),
+        }
+    }
+}
+
 /// The recording of an hour at one sample a second.
 const RECORDED: &str = "recorded-1s";
 /// The recording that CPU limits are replayed on.
@@ -66,6 +96,8 @@ pub const RECORDED_FINE: &str = "recorded-cpu-100hz";
 pub struct Traces {
     /// Sets that are replayed.
     pub sets: Vec<Set>,
+    /// What is not.
+    pub skipped: Skipped,
     /// CPU of each 10 ms, for limits.
     pub fine: Vec<FineCpu>,
 }
@@ -83,17 +115,18 @@ pub fn read(folder: Option<&Path>, shipped: &Path, only: &[String]) -> Result<Tr
         let own = folder.map(|folder| folder.join(file(name))).filter(|path| path.exists());
         own.unwrap_or_else(|| shipped.join(file(name)))
     };
-    let mut sets = Vec::new();
+    let (mut sets, mut skipped) = (Vec::new(), Skipped::new());
     if let Some(folder) = folder {
         for name in names.iter().filter(|name| only.is_empty() || asked(name)) {
-            sets.push(read_set(&folder.join(file(name)), name)?);
+            sets.push(read_set(&folder.join(file(name)), name, &mut skipped)?);
         }
     }
     if asked(RECORDED) || (only.is_empty() && folder.is_none()) {
-        sets.push(recorded(&recording(RECORDED))?);
+        sets.push(recorded(&recording(RECORDED), &mut skipped)?);
     }
     let fine = only.is_empty() || asked(RECORDED_FINE);
-    Ok(Traces { sets, fine: if fine { fine_cpu(&recording(RECORDED_FINE))? } else { Vec::new() } })
+    let fine = if fine { fine_cpu(&recording(RECORDED_FINE))? } else { Vec::new() };
+    Ok(Traces { sets, skipped, fine })
 }
 
 fn file(name: &str) -> String {
@@ -130,7 +163,7 @@ fn lines(path: &Path) -> Result<impl Iterator<Item = Result<String>>> {
 /// (second, use), in the order of the file.
 type Values = Vec<(i64, f64)>;
 
-fn read_set(path: &Path, name: &str) -> Result<Set> {
+fn read_set(path: &Path, name: &str, skipped: &mut Skipped) -> Result<Set> {
     let mut lines = lines(path)?;
     let header = lines.next().transpose()?.unwrap_or_default();
     ensure!(header.trim() == HEADER, "{}: first line is {header:?}, expected {HEADER:?}", path.display());
@@ -154,7 +187,7 @@ fn read_set(path: &Path, name: &str) -> Result<Set> {
     let mut series = Vec::new();
     for (name, (cpu, memory)) in values {
         for (resource, values) in [(Resource::Cpu, cpu), (Resource::Memory, memory)] {
-            series.extend(series_of(&name, resource, values));
+            series.extend(series_of(&name, resource, values, skipped));
         }
     }
     Ok(Set { name: name.to_owned(), series })
@@ -186,15 +219,27 @@ fn used(cell: &str, resource: Resource) -> Result<Option<f64>> {
     Ok((value >= 0.0).then_some(value))
 }
 
-/// `None` for what is too short, or never used anything.
-fn series_of(name: &str, resource: Resource, mut values: Values) -> Option<Series> {
+/// `None` for what was not recorded, and for what is skipped.
+fn series_of(name: &str, resource: Resource, values: Values, skipped: &mut Skipped) -> Option<Series> {
+    let nothing = values.is_empty();
+    let series = usable(name, resource, values);
+    if let (Err(useless), false) = (&series, nothing) {
+        *skipped.entry(*useless).or_default() += 1;
+    }
+    series.ok()
+}
+
+fn usable(name: &str, resource: Resource, mut values: Values) -> Result<Series, Useless> {
     values.sort_by_key(|(second, _)| *second);
     // of what is finer than seconds, or there twice, the highest counts
     values.dedup_by(|(second, value), (kept, highest)| {
         *highest = if second == kept { highest.max(*value) } else { *highest };
         second == kept
     });
-    let step = usual_step(&values)?;
+    let step = usual_step(&values).filter(|_| values.len() >= SHORTEST).ok_or(Useless::TooShort)?;
+    if step > LONGEST_STEP {
+        return Err(Useless::TooCoarse);
+    }
     let units = match resource {
         Resource::Cpu => CPU_UNITS,
         Resource::Memory => MEMORY_UNITS,
@@ -204,11 +249,8 @@ fn series_of(name: &str, resource: Resource, mut values: Values) -> Option<Serie
         .map(|(second, value)| (Timestamp::from_unix_seconds(START + second), in_units(*value, units)))
         .collect();
     let trace = Trace { step, samples };
-    (trace.samples.len() >= SHORTEST && trace.peak() > 0).then(|| Series {
-        name: name.to_owned(),
-        resource,
-        trace,
-    })
+    let series = Series { name: name.to_owned(), resource, trace };
+    if series.trace.peak() == 0 { Err(Useless::Unused) } else { Ok(series) }
 }
 
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "finite, not negative; saturates")]
@@ -226,7 +268,7 @@ fn usual_step(values: &[(i64, f64)]) -> Option<Duration> {
 }
 
 /// The project's own recording, one row a second: `t_s`, then a column for each workload and resource.
-fn recorded(path: &Path) -> Result<Set> {
+fn recorded(path: &Path, skipped: &mut Skipped) -> Result<Set> {
     let mut lines = lines(path)?;
     let header = lines.next().transpose()?.unwrap_or_default();
     let columns: Vec<(String, Resource)> = header
@@ -251,7 +293,8 @@ fn recorded(path: &Path) -> Result<Set> {
         }
     }
     let series = columns.iter().zip(values);
-    let series = series.filter_map(|((name, resource), values)| series_of(name, *resource, values)).collect();
+    let series = series.filter_map(|((name, resource), values)| series_of(name, *resource, values, skipped));
+    let series = series.collect();
     Ok(Set { name: RECORDED.to_owned(), series })
 }
 
@@ -365,6 +408,26 @@ mod tests {
     }
 
     #[test]
+    fn what_is_not_replayed_is_counted() {
+        let rows = |name, step, count, cpu| -> String {
+            (0..count).map(|n| format!("{name},{},{cpu},\n", n * step)).collect()
+        };
+        let text = [
+            rows("good", 60, 20, 1),
+            rows("short", 60, 19, 1),
+            rows("single", 60, 1, 1),
+            rows("coarse", 7200, 20, 1),
+            rows("idle", 60, 20, 0),
+        ];
+        let folder = folder(&format!("{HEADER}\n{}", text.concat()));
+        let Traces { sets, skipped, .. } = read(Some(folder.path()), &shipped(), &[]).unwrap();
+        let names: Vec<_> = sets[0].series.iter().map(|series| series.name.as_str()).collect();
+        assert_eq!(names, ["good"]);
+        let counted = [(Useless::TooShort, 2), (Useless::TooCoarse, 1), (Useless::Unused, 1)];
+        assert_eq!(skipped, Skipped::from(counted));
+    }
+
+    #[test]
     fn what_is_less_than_nothing_is_a_gap() {
         for cell in ["-1", "-inf", "nan", ""] {
             assert_eq!(used(cell, Resource::Memory).unwrap(), None, "{cell:?}");
@@ -374,7 +437,7 @@ mod tests {
 
     #[test]
     fn the_shipped_recordings_can_be_read() {
-        let Traces { sets, fine } = read(None, &shipped(), &[]).unwrap();
+        let Traces { sets, fine, .. } = read(None, &shipped(), &[]).unwrap();
         assert_eq!((sets.len(), sets[0].series.len()), (1, 12));
         assert_eq!((fine.len(), fine[0].readings.len()), (6, 376_771));
     }
@@ -385,7 +448,7 @@ mod tests {
         let folder = folder(&format!("{HEADER}\n{rows}"));
         let read = |only: &[&str]| {
             let only: Vec<String> = only.iter().map(|name| (*name).to_owned()).collect();
-            let Traces { sets, fine } = read(Some(folder.path()), &shipped(), &only).unwrap();
+            let Traces { sets, fine, .. } = read(Some(folder.path()), &shipped(), &only).unwrap();
             (sets.into_iter().map(|set| set.name).collect::<Vec<_>>(), fine.len())
         };
         assert_eq!(read(&[]), (vec!["a".to_owned()], 6));

@@ -11,7 +11,7 @@ use optipod_common::{
     resources::Resource,
 };
 
-use super::histogram::DecayedHistogram;
+use super::{histogram::DecayedHistogram, minutes::Clock};
 
 const CPU_HALF_LIFE: f64 = 12.0 * 3600.0;
 const CPU_QUANTILE: f64 = 0.95;
@@ -27,6 +27,7 @@ const AFTER_OOM: f64 = 1.2;
 pub struct Autopilot {
     resource: Resource,
     histogram: DecayedHistogram,
+    clock: Clock,
     elapsed: f64,
     decided: f64,
     /// Highest memory of the current five minutes.
@@ -43,6 +44,7 @@ impl Autopilot {
         Self {
             resource,
             histogram: DecayedHistogram::new(declared, CPU_HALF_LIFE),
+            clock: Clock::default(),
             elapsed: 0.0,
             decided: 0.0,
             peak: 0.0,
@@ -68,7 +70,7 @@ impl Autopilot {
 
 impl Rule for Autopilot {
     fn observe(&mut self, seen: &Observation) -> Option<u64> {
-        self.elapsed += seen.step.as_secs_f64();
+        self.elapsed = self.clock.at(seen);
         let used = seen.used as f64;
         match self.resource {
             Resource::Cpu => self.histogram.add(used, self.elapsed),

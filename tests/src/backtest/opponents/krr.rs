@@ -42,7 +42,7 @@ impl Rule for Krr {
             self.histogram.add(minute.mean, 0.0);
         }
         let now = self.minutes.elapsed();
-        if now < REQUIRED || now - self.decided < INTERVAL {
+        if self.minutes.observed() < REQUIRED || now - self.decided < INTERVAL {
             return None;
         }
         self.decided = now;

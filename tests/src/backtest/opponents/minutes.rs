@@ -1,6 +1,22 @@
 //! Samples of any length as minutes: what a metrics pipeline keeps.
 
-use optipod_common::replay::Observation;
+use optipod_common::{replay::Observation, time::Timestamp};
+
+/// Time since the first sample began, gaps included: what decays does so while nothing is seen.
+#[derive(Debug, Clone, Default)]
+pub struct Clock {
+    began: Option<Timestamp>,
+    elapsed: f64,
+}
+
+impl Clock {
+    /// Seconds at the end of a sample.
+    pub fn at(&mut self, seen: &Observation) -> f64 {
+        let began = *self.began.get_or_insert(seen.at - seen.step);
+        self.elapsed = seen.at.since(began).as_secs_f64();
+        self.elapsed
+    }
+}
 
 /// Mean and peak of a minute.
 #[derive(Debug, Clone, Copy)]
@@ -14,7 +30,8 @@ pub struct Minute {
 /// Collects samples until a minute is full; a longer sample is a minute of its own.
 #[derive(Debug, Clone, Default)]
 pub struct Minutes {
-    elapsed: f64,
+    clock: Clock,
+    observed: f64,
     filled: f64,
     sum: f64,
     peak: f64,
@@ -24,7 +41,8 @@ impl Minutes {
     /// Adds a sample; returns the minute that it completes.
     pub fn add(&mut self, seen: &Observation) -> Option<Minute> {
         let (step, used) = (seen.step.as_secs_f64(), seen.used as f64);
-        self.elapsed += step;
+        self.clock.at(seen);
+        self.observed += step;
         self.filled += step;
         self.sum += used * step;
         self.peak = self.peak.max(used);
@@ -36,8 +54,13 @@ impl Minutes {
         Some(minute)
     }
 
-    /// Seconds of samples so far.
+    /// Seconds since the first sample began.
     pub const fn elapsed(&self) -> f64 {
-        self.elapsed
+        self.clock.elapsed
+    }
+
+    /// Seconds of samples so far.
+    pub const fn observed(&self) -> f64 {
+        self.observed
     }
 }
