@@ -213,7 +213,9 @@ impl Engine {
             }
             exists
         });
-        workloads.iter().for_each(|workload| events.forget(workload));
+        for workload in &workloads {
+            events.forget(workload);
+        }
         workloads
     }
 

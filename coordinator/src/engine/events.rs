@@ -179,7 +179,9 @@ impl Events {
     pub fn clock_jumped(&mut self, now: Timestamp) {
         self.watched.values_mut().for_each(|watched| watched.evaluated = watched.evaluated.min(now));
         let workloads: Vec<WorkloadRef> = self.agenda.times.keys().cloned().collect();
-        workloads.iter().for_each(|workload| self.agenda.put(workload, AT_ONCE));
+        for workload in &workloads {
+            self.agenda.put(workload, AT_ONCE);
+        }
     }
 
     /// No policy is in charge of it any more.
@@ -191,7 +193,9 @@ impl Events {
     pub fn retain(&mut self, exists: impl Fn(&WorkloadRef) -> bool) {
         let known = self.watched.keys().chain(self.agenda.times.keys());
         let gone: Vec<WorkloadRef> = known.filter(|workload| !exists(workload)).cloned().collect();
-        gone.iter().for_each(|workload| self.forget(workload));
+        for workload in &gone {
+            self.forget(workload);
+        }
     }
 
     /// Takes a workload out of everything.

@@ -289,7 +289,9 @@ impl Engine {
         let places: BTreeSet<&str> = before.places.iter().map(String::as_str).chain(after).collect();
         let awaited = events.awaited().filter(|node| places.contains(node.as_str()));
         let free: Vec<String> = awaited.filter(|node| index.admitting(node).is_none()).cloned().collect();
-        free.iter().for_each(|node| events.admitted(node));
+        for node in &free {
+            events.admitted(node);
+        }
     }
 
     /// What earlier leaders left could not be looked through: it is asked for again.
