@@ -185,7 +185,7 @@ impl Bench {
             let of_node = (node..workloads * pods).step_by(usize::try_from(nodes).unwrap());
             let containers = of_node.map(|pod| record(pod, millicores)).collect();
             let frame = Frame {
-                memory_stall: None,
+                memory_stall: 0,
                 epoch: EPOCH,
                 sequence: self.sequence,
                 start,
