@@ -288,7 +288,7 @@ impl<'a> Managed<'a> {
     pub fn evaluate(&mut self, now: Timestamp) -> Option<Plan> {
         let whole = self.due.is_none_or(|due| due <= now);
         let rested = self.evaluated.is_none_or(|last| now.since(last) >= PACE);
-        if !whole && !(self.news && rested) {
+        if !(whole || self.news && rested) {
             return None;
         }
         if whole {

@@ -108,7 +108,9 @@ mod tests {
 
     fn kills(all: &[(u64, i64)]) -> OomKills {
         let mut kills = OomKills::default();
-        all.iter().for_each(|(size, second)| kills.add(*size, at(*second)));
+        for (size, second) in all {
+            kills.add(*size, at(*second));
+        }
         kills
     }
 
