@@ -7,6 +7,7 @@ pub mod frame;
 pub mod histogram;
 pub mod ident;
 pub mod ledger;
+pub(crate) mod packed;
 pub mod peaks;
 pub mod policy;
 pub mod progress;

@@ -186,8 +186,8 @@ pub(super) struct Parts {
     pub coverage: bool,
 }
 
-pub(super) fn add(by_length: &mut ByLength, length: u32, part: &UsageHistogram) {
-    by_length.entry(length).or_default().add(part);
+pub(super) fn add(by_length: &mut ByLength, part: &UsageHistogram) {
+    by_length.entry(part.slot_millis()).or_default().add(part);
 }
 
 pub(super) fn hottest<'a>(pods: impl Iterator<Item = (&'a str, u64, u64)>) -> Option<Hottest> {

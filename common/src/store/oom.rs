@@ -4,19 +4,22 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::packed::packed_fields;
 use crate::time::Timestamp;
 
 /// What a killed container needs at least, in thousandths of what it had: the same step as VPA's.
 const GROWTH: u64 = 1200;
 
 /// The highest amount that proved too small, and when.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct OomKill {
     /// When.
     pub at: Timestamp,
     /// What the container had when it was killed, units of 64 KiB.
     pub size: u64,
 }
+
+packed_fields!(OomKill { at, size });
 
 impl OomKill {
     /// Of two kills the higher size counts, from the later moment.
