@@ -495,6 +495,13 @@ mod tests {
     }
 
     #[test]
+    fn quantile_of_few_values_is_exact() {
+        let histogram = UsageHistogram::from_values(100, [1, 2, 3, 4000]);
+        assert_eq!([0, 5000, 9900].map(|q| histogram.quantile(q)), [Some(1), Some(2), Some(4000)]);
+        assert_eq!(UsageHistogram::new(100).quantile(5000), None);
+    }
+
+    #[test]
     fn unlike_slots_do_not_merge() {
         let mut a = UsageHistogram::new(100);
         assert!(a.merge(&UsageHistogram::new(500)).is_err());

@@ -246,11 +246,11 @@ pub(super) fn gather(variants: &BTreeMap<Variant, History>, question: Question<'
         OomEvidence { at, size, seen_since: seen.unwrap_or_default() }
     });
     if any_other {
-        let Evidence { cpu, memory, .. } = &others;
+        let Evidence { cpu, memory, .. } = others;
         evidence.unseen_peak_hour = unseen_peak_hour(variants, variant);
         evidence.others = Some(Box::new(Others {
-            cpu: cpu.clone(),
-            memory: memory.clone(),
+            cpu,
+            memory,
             cpu_adaptive: latest(cpu_adaptive, window),
             memory_adaptive: latest(memory_adaptive, window),
         }));

@@ -8,7 +8,6 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use optipod_common::frame::ContainerRecord;
-use optipod_common::histogram::MergedHistogram;
 use optipod_common::ident::{WorkloadContainer, WorkloadRef};
 use optipod_common::policy::{Mode, Percentile, Policy, Strategy};
 use optipod_common::recommend::{ContainerRecommendation, Sizing, StepKind};
@@ -137,11 +136,7 @@ impl Watched {
         let Some(levels) = self.levels.get_mut(name) else { return true };
         let cpu = match self.percentile {
             None => record.cpu_second.max(),
-            Some(percentile) => {
-                let mut values = MergedHistogram::default();
-                values.add(&record.cpu_second);
-                values.quantile(percentile.permyriad()).unwrap_or(0)
-            }
+            Some(percentile) => record.cpu_second.quantile(percentile.permyriad()).unwrap_or(0),
         };
         let cpu = cpu.div_ceil(CPU_UNITS_PER_MILLICORE);
         let memory = record.memory_working_set.max().saturating_mul(MEMORY_UNIT_BYTES);
