@@ -225,11 +225,12 @@ fn settled(course: &[(u32, u64, u64)]) -> Option<Duration> {
     let highest = |of: fn(&(u32, u64, u64)) -> u64| tail.iter().map(of).max();
     let (cpu, memory) = (highest(|p| p.1)?, highest(|p| p.2)?);
     let lowest_memory = tail.iter().map(|p| p.2).min()?;
-    if memory * 1000 > lowest_memory * PLATEAU {
+    // the exact maximum of a series may be any number
+    let within = |value: u64, of: u64| u128::from(value) * 1000 <= u128::from(of) * u128::from(PLATEAU);
+    if !within(memory, lowest_memory) {
         return None;
     }
-    let near =
-        |point: &&(u32, u64, u64)| point.1 * 1000 <= cpu * PLATEAU && point.2 * PLATEAU >= memory * 1000;
+    let near = |point: &&(u32, u64, u64)| within(point.1, cpu) && within(memory, point.2);
     let unsettled = course.iter().rposition(|point| !near(&point)).map_or(0, |at| at + 1);
     course.get(unsettled).map(|point| Duration::from_secs(point.0.into()))
 }
@@ -295,6 +296,7 @@ mod tests {
             (1, 400, Some(Duration::from_secs(75)))
         );
         assert!((9000..9100).contains(&learned.cpu), "{learned:?}");
+        assert_eq!(settled(&[(15, u64::MAX, u64::MAX); 9]), Some(Duration::from_secs(15)));
     }
 
     #[test]

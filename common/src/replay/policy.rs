@@ -14,7 +14,6 @@ use crate::frame::{CgroupLimits, ContainerRecord};
 use crate::histogram::UsageHistogram;
 use crate::ident::{ContainerId, ContainerKey, PodUid, WorkloadContainer, WorkloadRef};
 use crate::policy::{Mode, Policy};
-
 use crate::recommend::{Asked, recommend};
 use crate::resources::{Amounts, ContainerFacts, NodeFacts, PodFacts, Resource, Resources, qos_class};
 use crate::sample::{CPU_UNITS_PER_MILLICORE, CpuCounters, memory_units};
