@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use optipod_common::frame::{ContainerRecord, Frame};
-use optipod_common::histogram::{UsageHistogram, highest_of};
 use optipod_common::ident::ContainerKey;
 use optipod_common::sample::{CPU_UNITS_PER_MILLICORE, MEMORY_UNIT_BYTES};
 use prometheus::core::Collector;
@@ -18,7 +17,7 @@ use crate::ring::RingStatus;
 const CONTAINER_LABELS: [&str; 2] = ["pod_uid", "container_id"];
 const QUANTILE_LABELS: [&str; 3] = ["pod_uid", "container_id", "quantile"];
 /// Quantiles of `optipod_agent_container_cpu_cores`, in 1/10,000.
-const QUANTILES: [(&str, u64); 3] = [("0.5", 5000), ("0.99", 9900), ("1", 10_000)];
+const QUANTILES: [(&str, u16); 3] = [("0.5", 5000), ("0.99", 9900), ("1", 10_000)];
 /// Seconds of one sweep over all containers: from one idle container to a whole tick at 10 Hz.
 const SWEEP_BUCKETS: [f64; 9] = [0.000_1, 0.000_3, 0.001, 0.003, 0.01, 0.02, 0.05, 0.1, 0.3];
 /// Digits of a container id that tell containers of one node apart, as container tools print it.
@@ -332,7 +331,7 @@ impl Shown {
             self.working_set.set(i64::try_from(bytes).unwrap_or(i64::MAX));
         }
         for (gauge, (_, permyriad)) in self.cpu_cores.iter().zip(QUANTILES) {
-            if let Some(units) = quantile(&record.cpu_tick, permyriad) {
+            if let Some(units) = record.cpu_tick.quantile(permyriad) {
                 gauge.set(units as f64 / (CPU_UNITS_PER_MILLICORE * 1000) as f64);
             }
         }
@@ -343,21 +342,12 @@ fn seconds(micros: u64) -> f64 {
     micros as f64 / 1e6
 }
 
-/// The upper bound of the bucket that this share of the values does not exceed, at most the exact maximum.
-fn quantile(histogram: &UsageHistogram, permyriad: u64) -> Option<u64> {
-    let rank = (histogram.count() * permyriad).div_ceil(10_000).max(1);
-    let mut below = 0;
-    histogram.buckets().iter().find_map(|&(index, count)| {
-        below += count;
-        (below >= rank).then(|| highest_of(index).min(histogram.max()))
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
     use optipod_common::frame::CgroupLimits;
+    use optipod_common::histogram::UsageHistogram;
     use optipod_common::ident::ContainerId;
     use optipod_common::resources::QosClass;
     use optipod_common::sample::CpuCounters;
@@ -443,13 +433,5 @@ mod tests {
                 family.name()
             );
         }
-    }
-
-    #[test]
-    fn quantile_of_few_values_is_exact() {
-        let histogram = UsageHistogram::from_values(100, [1, 2, 3, 4000]);
-        assert_eq!(quantile(&histogram, 5000), Some(2));
-        assert_eq!(quantile(&histogram, 9900), Some(4000));
-        assert_eq!(quantile(&UsageHistogram::new(100), 5000), None);
     }
 }

@@ -10,6 +10,8 @@ use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::packed::{BitReader, BitWriter, Damaged, NoNumber, Pack, Reader, push_varint};
+
 /// Highest value that the grid holds: 2^28 - 1 units (26 million cores, or 16 TiB). Larger values are recorded as
 /// this one; the exact maximum is kept beside the buckets.
 pub const MAX_VALUE: u64 = (1 << 28) - 1;
@@ -148,6 +150,18 @@ impl UsageHistogram {
         &self.buckets
     }
 
+    /// Smallest bucket bound that at least this share of the values does not exceed, never above the exact maximum.
+    /// `permyriad` is the quantile in 1/10,000 (P99.9 = 9990). `None` when empty. As of [`MergedHistogram`].
+    pub fn quantile(&self, permyriad: u16) -> Option<u64> {
+        let rank = (u128::from(self.count) * u128::from(permyriad)).div_ceil(10_000).max(1);
+        let mut below = 0;
+        let reached = self.buckets.iter().find(|(_, count)| {
+            below += u128::from(*count);
+            below >= rank
+        });
+        reached.map(|(index, _)| highest_of(*index).min(self.max))
+    }
+
     /// Adds one value.
     pub fn record(&mut self, value: u64) {
         let index = index_of(value);
@@ -222,10 +236,11 @@ impl UsageHistogram {
         if slot_millis == 0 {
             return Err(DecodeError::Slot);
         }
-        let mut reader = Varints { bytes, at: 0 };
+        let mut reader = Reader::new(bytes);
         let mut buckets: Vec<(u16, u64)> = Vec::new();
         let (mut total, mut lowest, mut highest) = (0_u64, 0_u64, 0_u64);
-        while let Some(head) = reader.next()? {
+        while !reader.is_done() {
+            let head = number(&mut reader)?;
             let (delta, many) = (head >> 1, head & 1 == 1);
             let previous = buckets.last().map(|(index, _)| *index);
             if delta == 0 && previous.is_some() {
@@ -234,12 +249,7 @@ impl UsageHistogram {
             let index = delta.saturating_add(previous.unwrap_or(0).into());
             let index =
                 u16::try_from(index).ok().filter(|i| *i <= MAX_INDEX).ok_or(DecodeError::Index(index))?;
-            let n = if many {
-                let extra = reader.next()?.ok_or(DecodeError::Truncated(reader.at))?;
-                extra.checked_add(2).ok_or(DecodeError::Overflow)?
-            } else {
-                1
-            };
+            let n = if many { number(&mut reader)?.checked_add(2).ok_or(DecodeError::Overflow)? } else { 1 };
             let spread = |value: u64| value.checked_mul(n).ok_or(DecodeError::Overflow);
             total = total.checked_add(n).ok_or(DecodeError::Overflow)?;
             lowest = lowest.checked_add(spread(lowest_of(index))?).ok_or(DecodeError::Overflow)?;
@@ -313,39 +323,77 @@ impl MergedHistogram {
     }
 }
 
-fn push_varint(bytes: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        bytes.push(value.to_le_bytes()[0] | 0x80);
-        value >>= 7;
+fn number(from: &mut Reader<'_>) -> Result<u64, DecodeError> {
+    from.number().map_err(|why| match why {
+        NoNumber::Truncated => DecodeError::Truncated(from.at()),
+        NoNumber::Overflow => DecodeError::Overflow,
+    })
+}
+
+/// Order of the exponential Golomb code for these numbers: their median is as long as it can be told.
+fn order_of(numbers: &mut [u64]) -> u32 {
+    let middle = numbers.len() / 2;
+    if numbers.is_empty() {
+        return 0;
     }
-    bytes.push(value.to_le_bytes()[0]);
+    let (_, median, _) = numbers.select_nth_unstable(middle);
+    (*median).saturating_add(1).ilog2()
 }
 
-struct Varints<'a> {
-    bytes: &'a [u8],
-    at: usize,
-}
+impl Pack for UsageHistogram {
+    /// Gaps between the buckets, and counts, each in the code that suits most of them: half of what
+    /// [`Self::encode_buckets`] takes.
+    fn pack(&self, into: &mut Vec<u8>) {
+        let Self { slot_millis, count: _, sum, max, buckets } = self;
+        (*slot_millis, *sum, *max).pack(into);
+        (buckets.len() as u64).pack(into);
+        let Some((first, _)) = buckets.first() else { return };
+        let gaps = buckets.iter().zip(buckets.iter().skip(1)).map(|((a, _), (b, _))| u64::from(b - a) - 1);
+        let counts = buckets.iter().map(|(_, count)| count - 1);
+        let orders = [
+            order_of(&mut gaps.clone().collect::<Vec<_>>()),
+            order_of(&mut counts.clone().collect::<Vec<_>>()),
+        ];
+        first.pack(into);
+        let [of_gaps, of_counts] = orders;
+        into.extend(orders.map(|order| order.to_le_bytes()[0]));
+        let mut bits = BitWriter::new(into);
+        for (gap, count) in std::iter::once(None).chain(gaps.map(Some)).zip(counts) {
+            if let Some(gap) = gap {
+                bits.golomb(gap, of_gaps);
+            }
+            bits.golomb(count, of_counts);
+        }
+        bits.end();
+    }
 
-impl Varints<'_> {
-    /// The next number; `None` at the end.
-    fn next(&mut self) -> Result<Option<u64>, DecodeError> {
-        if self.at == self.bytes.len() {
-            return Ok(None);
+    fn unpack(from: &mut Reader<'_>) -> Result<Self, Damaged> {
+        let (slot_millis, sum, max) = Pack::unpack(from)?;
+        let mut histogram = Self { slot_millis, count: 0, sum, max, buckets: Vec::new() };
+        let length = u64::unpack(from)?;
+        if length == 0 {
+            return Ok(histogram);
         }
-        let mut value = 0_u64;
-        for shift in (0..64).step_by(7) {
-            let byte = *self.bytes.get(self.at).ok_or(DecodeError::Truncated(self.at))?;
-            self.at += 1;
-            let part = u64::from(byte & 0x7f);
-            if part << shift >> shift != part {
-                return Err(DecodeError::Overflow);
-            }
-            value |= part << shift;
-            if byte & 0x80 == 0 {
-                return Ok(Some(value));
-            }
+        let mut index = u16::unpack(from)?;
+        let (of_gaps, of_counts) = (u8::unpack(from)?, u8::unpack(from)?);
+        if of_gaps.max(of_counts) >= 64 || length > u64::from(MAX_INDEX) + 1 {
+            return Err(from.damaged("not a histogram"));
         }
-        Err(DecodeError::Overflow)
+        histogram.buckets.reserve_exact(usize::try_from(length).unwrap_or(0));
+        let mut bits = BitReader::new(from);
+        for n in 0..length {
+            let gap = if n == 0 { Some(0) } else { bits.golomb(of_gaps.into())?.checked_add(1) };
+            let next = gap.and_then(|gap| u16::try_from(gap).ok()?.checked_add(index));
+            let count = bits.golomb(of_counts.into())?.checked_add(1);
+            let (Some(next), Some(count)) = (next.filter(|next| *next <= MAX_INDEX), count) else {
+                return Err(bits.damaged("a bucket is beyond the last"));
+            };
+            index = next;
+            histogram.buckets.push((index, count));
+            histogram.count = histogram.count.saturating_add(count);
+        }
+        bits.end();
+        Ok(histogram)
     }
 }
 
@@ -395,6 +443,28 @@ mod tests {
         }
 
         #[test]
+        fn packing_round_trips(values in values(), counts in prop::collection::vec(any::<u64>(), 0..20)) {
+            let mut histogram = UsageHistogram::from_values(1000, values);
+            for ((_, count), many) in histogram.buckets.iter_mut().zip(counts) {
+                *count = many.max(1);
+            }
+            histogram.count = histogram.buckets.iter().fold(0, |sum, (_, count)| sum.saturating_add(*count));
+            let mut bytes = Vec::new();
+            histogram.pack(&mut bytes);
+            let mut reader = Reader::new(&bytes);
+            prop_assert_eq!(UsageHistogram::unpack(&mut reader), Ok(histogram));
+            prop_assert!(reader.is_done());
+        }
+
+        #[test]
+        fn a_sparse_quantile_is_that_of_the_dense_histogram(values in values(), permyriad in 0..=10_000_u16) {
+            let sparse = UsageHistogram::from_values(1000, values);
+            let mut dense = MergedHistogram::default();
+            dense.add(&sparse);
+            prop_assert_eq!(sparse.quantile(permyriad), dense.quantile(permyriad));
+        }
+
+        #[test]
         fn decode_of_garbage_never_panics(count in any::<u64>(), sum in any::<u64>(), max in any::<u64>(), bytes in prop::collection::vec(any::<u8>(), 0..64)) {
             let _ = UsageHistogram::decode(100, count, sum, max, &bytes);
         }
@@ -422,6 +492,13 @@ mod tests {
             let got = merged.quantile(permyriad).unwrap();
             prop_assert!(got >= exact && got <= highest_of(index_of(exact)), "{} for {}", got, exact);
         }
+    }
+
+    #[test]
+    fn quantile_of_few_values_is_exact() {
+        let histogram = UsageHistogram::from_values(100, [1, 2, 3, 4000]);
+        assert_eq!([0, 5000, 9900].map(|q| histogram.quantile(q)), [Some(1), Some(2), Some(4000)]);
+        assert_eq!(UsageHistogram::new(100).quantile(5000), None);
     }
 
     #[test]

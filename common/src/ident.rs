@@ -6,6 +6,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::packed::{Damaged, Pack, Reader};
+
 /// A text that is not the identifier that it should be.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{value:?} is not a {what}: expected {expected}")]
@@ -109,6 +111,16 @@ impl FromStr for ContainerId {
             *byte = u8::from_str_radix(pair, 16).map_err(|_| error())?;
         }
         Ok(Self(bytes))
+    }
+}
+
+impl Pack for ContainerId {
+    fn pack(&self, into: &mut Vec<u8>) {
+        self.0.pack(into);
+    }
+
+    fn unpack(from: &mut Reader<'_>) -> Result<Self, Damaged> {
+        Pack::unpack(from).map(Self)
     }
 }
 

@@ -8,6 +8,7 @@ pub mod histogram;
 pub mod ident;
 pub mod ledger;
 pub mod news;
+pub(crate) mod packed;
 pub mod peaks;
 pub mod policy;
 pub mod progress;

@@ -6,8 +6,7 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
+use crate::packed::{Damaged, Pack, Reader};
 use crate::time::Timestamp;
 
 /// Width of the fine slots.
@@ -26,7 +25,7 @@ const WEEK: i64 = 7 * 24;
 pub const MAX_PEAK: u64 = (u32::MAX - 1) as u64;
 
 /// The newest slots of a fixed width, each with the maximum of what was recorded into it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeakRing {
     width: Duration,
     capacity: u32,
@@ -106,6 +105,25 @@ impl PeakRing {
         self.first = if self.slots.is_empty() { 0 } else { self.first };
     }
 
+    /// The slots: width and capacity are what they are for.
+    pub(crate) fn pack(&self, into: &mut Vec<u8>) {
+        self.first.pack(into);
+        self.slots.pack(into);
+    }
+
+    /// Fills an empty ring with what [`Self::pack`] wrote.
+    pub(crate) fn unpack(mut self, from: &mut Reader<'_>) -> Result<Self, Damaged> {
+        (self.first, self.slots) = Pack::unpack(from)?;
+        let is_time = |slot| slot >= self.slot_of(Timestamp::MIN) && slot <= self.slot_of(Timestamp::MAX);
+        let fits = self.slots.len() <= usize::try_from(self.capacity).unwrap_or(usize::MAX);
+        let closed = [self.slots.first(), self.slots.last()].into_iter().flatten().all(|word| *word > 0);
+        let placed = match self.newest() {
+            None => self.first == 0,
+            Some(newest) => is_time(self.first) && is_time(newest),
+        };
+        if fits && closed && placed { Ok(self) } else { Err(from.damaged("not a ring of peaks")) }
+    }
+
     fn raise(&mut self, slot: i64, word: u32) {
         if word == 0 {
             return;
@@ -155,8 +173,7 @@ fn peak_of(word: u32) -> Option<u64> {
 }
 
 /// Hour peaks of four weeks of one series: at most 2.7 KB.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HourPeaks(PeakRing);
 
 impl Default for HourPeaks {
@@ -201,8 +218,9 @@ impl HourPeaks {
     }
 }
 
-/// Minute peaks of a day and hour peaks of four weeks of one series: at most 8.5 KB.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Minute peaks of up to a day, and hour peaks of four weeks of one series: at most 8.5 KB, and 3 KB where minutes go once
+/// they are learned.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MinutePeaks {
     minutes: PeakRing,
     hours: HourPeaks,
@@ -211,6 +229,18 @@ pub struct MinutePeaks {
 impl Default for MinutePeaks {
     fn default() -> Self {
         Self { minutes: PeakRing::new(MINUTE, MINUTES), hours: HourPeaks::default() }
+    }
+}
+
+impl Pack for MinutePeaks {
+    fn pack(&self, into: &mut Vec<u8>) {
+        self.minutes.pack(into);
+        self.hours.0.pack(into);
+    }
+
+    fn unpack(from: &mut Reader<'_>) -> Result<Self, Damaged> {
+        let Self { minutes, hours } = Self::default();
+        Ok(Self { minutes: minutes.unpack(from)?, hours: HourPeaks(hours.0.unpack(from)?) })
     }
 }
 
@@ -231,8 +261,10 @@ impl MinutePeaks {
         &self.hours
     }
 
-    /// See [`PeakRing::age`].
-    pub fn age(&mut self, now: Timestamp) {
+    /// Drops the hours that are older than the ring reaches, and the minutes before `learned`, after which no more is
+    /// learned from them.
+    pub fn age(&mut self, now: Timestamp, learned: Timestamp) {
+        self.minutes.forget_before(self.minutes.slot_of(learned));
         self.minutes.age(now);
         self.hours.0.age(now);
     }
@@ -329,6 +361,17 @@ mod tests {
         assert_eq!(ring.iter().map(|(_, peak)| peak).collect::<Vec<_>>(), [8]);
         ring.age(minute(1_000_000));
         assert_eq!(ring.iter().count(), 0);
+    }
+
+    #[test]
+    fn minutes_that_are_learned_go_and_hours_stay() {
+        let mut peaks = MinutePeaks::default();
+        (0..120).for_each(|n| peaks.record(minute(n), 7));
+        peaks.age(minute(120), minute(100));
+        assert_eq!((peaks.minutes().iter().count(), peaks.hours().ring().iter().count()), (20, 2));
+        peaks.record(minute(50), 9);
+        peaks.age(minute(120), minute(100));
+        assert_eq!((peaks.minutes().iter().count(), peaks.hours().ring().iter().count()), (20, 2));
     }
 
     #[test]

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::packed::packed_fields;
+
 /// One CPU usage unit of the histograms: 0.1 millicore.
 pub const CPU_UNITS_PER_MILLICORE: u64 = 10;
 /// One memory usage unit of the histograms: 64 KiB (the batch of the kernel's per-CPU memory counters is of that order).
@@ -26,6 +28,8 @@ pub struct CpuCounters {
     /// `throttled_usec`.
     pub throttled_micros: u64,
 }
+
+packed_fields!(CpuCounters { usage_micros, periods, throttled_periods, throttled_micros });
 
 impl CpuCounters {
     /// What was used between `earlier` and `self`; `None` when any counter went backwards (a reset is no sample,

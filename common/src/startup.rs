@@ -6,12 +6,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::histogram::UsageHistogram;
 use crate::ident::ContainerId;
+use crate::packed::packed_fields;
 use crate::policy::Until;
 use crate::time::Timestamp;
 
 /// A container that is not ready, or has not settled, for longer than this is not starting but broken or unready by
 /// design: what it uses then is its use at runtime. A policy that states a duration knows better.
 pub const LONGEST_START: Duration = Duration::from_secs(900);
+
+/// How long the course of a start is followed.
+const OBSERVED: Duration = Duration::from_secs(1800);
 
 /// Starts that are remembered of one container of a workload; the oldest go first.
 const STARTS: usize = 8;
@@ -53,23 +57,58 @@ pub fn phase(until: Until, learned: Option<Duration>, life: &Lifetime, at: Times
 }
 
 /// Use of a container soon after its start, and what was learned from the starts before.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StartProfile {
     /// Oldest first.
     starts: Vec<Start>,
 }
 
+packed_fields!(StartProfile { starts });
+
 /// One start.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Start {
     container: ContainerId,
     at: Timestamp,
-    /// CPU of one second while starting, units of 0.1 millicore.
-    cpu: UsageHistogram,
     /// Highest working set while starting, units of 64 KiB.
     memory: u64,
+    /// What else is known, while frames may still come.
+    open: Option<Box<OpenStart>>,
+    /// What else was learned, once none may come any more.
+    settled: Settled,
+}
+
+packed_fields!(Start { container, at, memory, open, settled });
+
+/// A start of which frames may still come: some 3 KB.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct OpenStart {
+    /// CPU of one second while starting, units of 0.1 millicore.
+    cpu: UsageHistogram,
     /// (seconds after the start, highest CPU of a second, highest working set), ascending; beyond readiness, too.
     course: Vec<(u32, u64, u64)>,
+}
+
+packed_fields!(OpenStart { cpu, course });
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Settled {
+    /// P95 of CPU while starting, units of 0.1 millicore.
+    cpu: u64,
+    /// See [`LearnedStart::plateau`].
+    plateau: Option<Duration>,
+}
+
+packed_fields!(Settled { cpu, plateau });
+
+impl Start {
+    /// P95 of CPU and plateau, as of now.
+    fn learned(&self) -> Settled {
+        self.open.as_ref().map_or(self.settled, |open| Settled {
+            cpu: open.cpu.quantile(9500).unwrap_or(0),
+            plateau: settled(&open.course),
+        })
+    }
 }
 
 /// What earlier starts needed.
@@ -107,16 +146,17 @@ impl StartProfile {
     pub fn add(&mut self, sample: &StartSample<'_>) {
         let StartSample { container, started, end, phase, cpu, memory } = *sample;
         let age = end.since(started);
-        if (age > LONGEST_START * 2 && phase == Phase::Runtime) || cpu.is_empty() {
+        if (age > OBSERVED && phase == Phase::Runtime) || cpu.is_empty() {
             return;
         }
         if !self.starts.iter().any(|s| s.container == container) {
+            let open = OpenStart { cpu: UsageHistogram::new(cpu.slot_millis()), course: Vec::new() };
             let fresh = Start {
                 container,
                 at: started,
-                cpu: UsageHistogram::new(cpu.slot_millis()),
                 memory: 0,
-                course: Vec::new(),
+                open: Some(Box::new(open)),
+                settled: Settled::default(),
             };
             let at = self.starts.partition_point(|s| (s.at, s.container) < (started, container));
             self.starts.insert(at, fresh);
@@ -125,31 +165,41 @@ impl StartProfile {
             }
         }
         let Some(start) = self.starts.iter_mut().find(|s| s.container == container) else { return };
+        let Some(open) = &mut start.open else { return };
         if phase == Phase::Startup {
             // unlike slot lengths never merge: the agent changed its rate in the middle of a start
-            if start.cpu.merge(cpu).is_err() {
-                start.cpu = cpu.clone();
+            if open.cpu.merge(cpu).is_err() {
+                open.cpu = cpu.clone();
             }
             start.memory = start.memory.max(memory);
         }
         let point = (u32::try_from(age.as_secs()).unwrap_or(u32::MAX), cpu.max(), memory);
-        let at = start.course.partition_point(|p| *p < point);
-        start.course.insert(at, point);
+        let at = open.course.partition_point(|p| *p < point);
+        open.course.insert(at, point);
+    }
+
+    /// No record of before `now` comes any more.
+    pub fn settle(&mut self, now: Timestamp) {
+        for start in self.starts.iter_mut().filter(|start| start.at + OBSERVED < now) {
+            start.settled = start.learned();
+            start.open = None;
+        }
     }
 
     /// What was learned. Starts without a value while starting (they were ready at once) count as seen.
     pub fn learned(&self) -> LearnedStart {
-        let cpu = |start: &Start| {
-            let mut merged = crate::histogram::MergedHistogram::default();
-            merged.add(&start.cpu);
-            merged.quantile(9500).unwrap_or(0)
-        };
+        let settled = || self.starts.iter().map(Start::learned);
         LearnedStart {
             starts: self.starts.len(),
-            cpu: self.starts.iter().map(cpu).max().unwrap_or(0),
+            cpu: settled().map(|start| start.cpu).max().unwrap_or(0),
             memory: self.starts.iter().map(|start| start.memory).max().unwrap_or(0),
-            plateau: self.starts.iter().filter_map(|start| settled(&start.course)).max(),
+            plateau: self.plateau(),
         }
+    }
+
+    /// See [`LearnedStart::plateau`].
+    pub fn plateau(&self) -> Option<Duration> {
+        self.starts.iter().filter_map(|start| start.learned().plateau).max()
     }
 
     /// When the newest start was.
@@ -175,11 +225,12 @@ fn settled(course: &[(u32, u64, u64)]) -> Option<Duration> {
     let highest = |of: fn(&(u32, u64, u64)) -> u64| tail.iter().map(of).max();
     let (cpu, memory) = (highest(|p| p.1)?, highest(|p| p.2)?);
     let lowest_memory = tail.iter().map(|p| p.2).min()?;
-    if memory * 1000 > lowest_memory * PLATEAU {
+    // the exact maximum of a series may be any number
+    let within = |value: u64, of: u64| u128::from(value) * 1000 <= u128::from(of) * u128::from(PLATEAU);
+    if !within(memory, lowest_memory) {
         return None;
     }
-    let near =
-        |point: &&(u32, u64, u64)| point.1 * 1000 <= cpu * PLATEAU && point.2 * PLATEAU >= memory * 1000;
+    let near = |point: &&(u32, u64, u64)| within(point.1, cpu) && within(memory, point.2);
     let unsettled = course.iter().rposition(|point| !near(&point)).map_or(0, |at| at + 1);
     course.get(unsettled).map(|point| Duration::from_secs(point.0.into()))
 }
@@ -245,6 +296,26 @@ mod tests {
             (1, 400, Some(Duration::from_secs(75)))
         );
         assert!((9000..9100).contains(&learned.cpu), "{learned:?}");
+        assert_eq!(settled(&[(15, u64::MAX, u64::MAX); 9]), Some(Duration::from_secs(15)));
+    }
+
+    #[test]
+    fn a_start_that_is_long_over_keeps_what_was_learned() {
+        let mut profile = StartProfile::default();
+        let see = |profile: &mut StartProfile, age: i64| {
+            let cpu = UsageHistogram::from_values(1000, [if age < 60 { 9000 } else { 500 }]);
+            let phase = if age < 60 { Phase::Startup } else { Phase::Runtime };
+            let (container, started) = (ContainerId::from_bytes([1; 32]), at(0));
+            profile.add(&StartSample { container, started, end: at(age), phase, cpu: &cpu, memory: 400 });
+        };
+        (1..=12).for_each(|n| see(&mut profile, n * 15));
+        let learned = profile.learned();
+        profile.settle(at(1800));
+        assert!(profile.starts[0].open.is_some(), "frames may still come");
+        profile.settle(at(1801));
+        assert!(profile.starts[0].open.is_none());
+        see(&mut profile, 45);
+        assert_eq!(profile.learned(), learned);
     }
 
     #[test]

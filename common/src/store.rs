@@ -8,7 +8,6 @@ mod coverage;
 mod evidence;
 mod history;
 mod oom;
-mod pairs;
 mod recent;
 mod throttle;
 
@@ -151,7 +150,7 @@ impl Store {
     pub fn phase(&self, key: &WorkloadContainer, until: Until, life: &Lifetime, at: Timestamp) -> Phase {
         let learned = || {
             let variants = self.histories.get(key)?.values();
-            variants.filter_map(|history| history.starts.learned().plateau).max()
+            variants.filter_map(|history| history.starts.plateau()).max()
         };
         let learned = (until == Until::Plateau).then(learned).flatten();
         crate::startup::phase(until, learned, life, at)

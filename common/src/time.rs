@@ -13,6 +13,11 @@ use serde::{Deserialize, Serialize};
 pub struct Timestamp(i64);
 
 impl Timestamp {
+    /// The first that there is.
+    pub const MIN: Self = Self(i64::MIN);
+    /// The last that there is.
+    pub const MAX: Self = Self(i64::MAX);
+
     /// From microseconds since the Unix epoch.
     pub const fn from_unix_micros(micros: i64) -> Self {
         Self(micros)
@@ -43,7 +48,7 @@ impl Timestamp {
     #[must_use]
     pub fn floor_to(self, width: Duration) -> Self {
         let width = micros(width);
-        if width == 0 { self } else { Self(self.0 - self.0.rem_euclid(width)) }
+        if width == 0 { self } else { Self(self.0.saturating_sub(self.0.rem_euclid(width))) }
     }
 }
 

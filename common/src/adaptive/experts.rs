@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::decay::Decay;
 use super::signals::{FRACTION, Signal, Signals};
 use super::tuning::Tuning;
+use crate::packed::packed_fields;
 use crate::time::Timestamp;
 
 /// Half-life of idle size and of resizes, in minutes: what was a day ago counts half.
@@ -135,7 +136,7 @@ impl Forgetting {
 const ONE_MINUTE: u64 = 1 << FRACTION;
 
 /// What a series is measured against: its highest use ever and its mean use of the last day or two, as levels.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Scale {
     peak: u64,
     /// Sum of the minute peaks, halved each day.
@@ -143,6 +144,8 @@ pub struct Scale {
     /// Those minutes in [`ONE_MINUTE`], halved alike.
     minutes: u64,
 }
+
+packed_fields!(Scale { peak, used, minutes });
 
 impl Scale {
     /// Adds a new minute.
@@ -166,7 +169,7 @@ impl Scale {
 }
 
 /// The size that an expert would have given, and what came of it. Sums are in unit-minutes with the fraction of a level.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Shadow {
     /// Level; 0 until the first minute.
     pub size: u64,
@@ -178,6 +181,8 @@ pub struct Shadow {
     slack: u64,
     changed: u64,
 }
+
+packed_fields!(Shadow { size, rose, overrun, exceeded, slack, changed });
 
 impl Shadow {
     /// Judges the size against a new minute, then moves it.

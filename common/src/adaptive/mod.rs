@@ -14,6 +14,7 @@ mod tuning;
 
 use serde::{Deserialize, Serialize};
 
+use crate::packed::{Damaged, Pack, Reader, packed_fields};
 use crate::peaks::{MINUTE, MinutePeaks};
 use crate::policy::Objective;
 use crate::resources::Resource;
@@ -44,8 +45,8 @@ pub fn demand(resource: Resource, cut_off: u64) -> u64 {
     scaled(cut_off.min(MAX_VALUE), factor)
 }
 
-/// State of one series (one resource of one container of a workload): about 2 KiB.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// State of one series (one resource of one container of a workload): about 4 KiB, and half of it at rest.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Adaptive {
     sizes: Size,
     /// Number of the newest minute since the Unix epoch.
@@ -62,7 +63,7 @@ pub struct Adaptive {
 }
 
 /// The size that is told, for one objective.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Governed {
     /// Index of the expert.
     expert: usize,
@@ -72,6 +73,44 @@ struct Governed {
     lowered: Option<i64>,
     /// Minute of the last increase.
     raised: Option<i64>,
+}
+
+packed_fields!(Governed { expert, size, lowered, raised });
+
+impl Pack for Adaptive {
+    fn pack(&self, into: &mut Vec<u8>) {
+        let Self { sizes, newest, seen, signals, scale, shadows, savings, balanced, safe } = self;
+        sizes.pack(into);
+        (*newest, *seen).pack(into);
+        signals.pack(into);
+        scale.pack(into);
+        shadows.pack(into);
+        for governed in [savings, balanced, safe] {
+            governed.pack(into);
+        }
+    }
+
+    fn unpack(from: &mut Reader<'_>) -> Result<Self, Damaged> {
+        let sizes = Pack::unpack(from)?;
+        let (newest, seen) = Pack::unpack(from)?;
+        let state = Self {
+            sizes,
+            newest,
+            seen,
+            signals: Pack::unpack(from)?,
+            scale: Pack::unpack(from)?,
+            shadows: Pack::unpack(from)?,
+            savings: Pack::unpack(from)?,
+            balanced: Pack::unpack(from)?,
+            safe: Pack::unpack(from)?,
+        };
+        let all = [&state.savings, &state.balanced, &state.safe];
+        let minutes = all.iter().flat_map(|governed| [governed.lowered, governed.raised]).chain([newest]);
+        let is_time = |minute| minute >= minute_of(Timestamp::MIN) && minute <= minute_of(Timestamp::MAX);
+        let known = all.iter().all(|governed| governed.expert < EXPERTS.len());
+        let whole = state.shadows.len() == EXPERTS.len() && known && minutes.flatten().all(is_time);
+        if whole { Ok(state) } else { Err(from.damaged("not what Adaptive learned")) }
+    }
 }
 
 /// What a size follows.
@@ -151,7 +190,7 @@ impl Adaptive {
     }
 
     fn observe_level(&mut self, tunings: &Tunings, minute: Timestamp, level: u64) {
-        let number = minute.unix_micros().div_euclid(60_000_000);
+        let number = minute_of(minute);
         let elapsed = match self.newest {
             Some(newest) if number < newest => return,
             Some(newest) => u32::try_from(number - newest).unwrap_or(u32::MAX),
@@ -190,7 +229,7 @@ impl Adaptive {
 
     /// A clock that was wrong had moved on to a time after `now`: what was learned stays, and goes on from here.
     pub fn rewind(&mut self, now: Timestamp) {
-        let minute = now.unix_micros().div_euclid(60_000_000);
+        let minute = minute_of(now);
         if self.newest.is_none_or(|newest| newest <= minute) {
             return;
         }
@@ -200,6 +239,13 @@ impl Adaptive {
             governed.lowered = governed.lowered.map(|at| at.min(minute));
             governed.raised = governed.raised.map(|at| at.min(minute));
         }
+    }
+
+    /// The state as bytes, as a checkpoint holds it.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        self.pack(&mut bytes);
+        bytes
     }
 
     /// The state as of `now`: `self` plus the minutes that the ring has beyond it. Keep `self` settled only as far as
@@ -273,6 +319,11 @@ impl Governed {
             self.lowered = Some(minute);
         }
     }
+}
+
+/// Number of a minute since the Unix epoch.
+const fn minute_of(at: Timestamp) -> i64 {
+    at.unix_micros().div_euclid(60_000_000)
 }
 
 /// A level in the series' unit, rounded up.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::decay::Decay;
+use crate::packed::{Damaged, Pack, Reader};
 use crate::peaks::PeakRing;
 use crate::time::Timestamp;
 
@@ -42,8 +43,8 @@ pub enum Signal {
     SameTime,
 }
 
-/// Everything that is remembered of a series: about 900 bytes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Everything that is remembered of a series: about 1.5 KiB.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Signals {
     /// Levels of [`HOLDS`].
     holds: Vec<u64>,
@@ -63,6 +64,28 @@ impl Default for Signals {
             days: PeakRing::new(HALF_HOUR, slots),
             newest: 0,
         }
+    }
+}
+
+impl Pack for Signals {
+    fn pack(&self, into: &mut Vec<u8>) {
+        self.holds.pack(into);
+        self.histogram.weights.pack(into);
+        self.days.pack(into);
+        self.newest.pack(into);
+    }
+
+    fn unpack(from: &mut Reader<'_>) -> Result<Self, Damaged> {
+        let Self { days, .. } = Self::default();
+        let holds: Vec<u64> = Pack::unpack(from)?;
+        let weights: Vec<(u16, u64)> = Pack::unpack(from)?;
+        let ascending = weights.windows(2).all(|pair| pair.first() < pair.last());
+        let known = weights.last().is_none_or(|(bucket, _)| *bucket <= MAX_BUCKET);
+        if holds.len() != HOLDS.len() || !ascending || !known {
+            return Err(from.damaged("not what Adaptive looks at"));
+        }
+        let histogram = Histogram { weights };
+        Ok(Self { holds, histogram, days: days.unpack(from)?, newest: Pack::unpack(from)? })
     }
 }
 
@@ -120,11 +143,14 @@ impl Signals {
 }
 
 /// Decayed weights of logarithmic buckets, eight per power of two (9 % wide), sparse.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Histogram {
     /// (bucket, weight), ascending by bucket.
     weights: Vec<(u16, u64)>,
 }
+
+/// Highest bucket whose bounds are levels.
+const MAX_BUCKET: u16 = 63 * 8 + 6;
 
 /// Weight of one new minute.
 const WEIGHT: u64 = 1 << 32;

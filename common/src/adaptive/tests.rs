@@ -99,9 +99,9 @@ fn objectives_are_ordered_by_how_often_use_exceeds_them() {
 #[test]
 fn the_state_is_small_and_survives_a_checkpoint() {
     let mut adaptive = seen((0..6000).map(|n| 100 + n * n % 977));
-    let text = serde_json::to_string(&adaptive).unwrap();
-    assert!(text.len() < 8192, "{} bytes as JSON", text.len());
-    let mut restored: Adaptive = serde_json::from_str(&text).unwrap();
+    let bytes = adaptive.encode();
+    assert!(bytes.len() < 2500, "{} bytes", bytes.len());
+    let mut restored = Adaptive::unpack(&mut Reader::new(&bytes)).unwrap();
     assert_eq!(restored, adaptive);
     for n in 6000..6100 {
         adaptive.observe(minute(n), 500);
@@ -159,12 +159,16 @@ proptest! {
     }
 
     #[test]
-    fn no_use_and_no_clock_breaks_it(steps in prop::collection::vec((any::<i32>(), any::<u64>()), 1..50)) {
+    fn no_use_and_no_clock_breaks_it(steps in prop::collection::vec((any::<i64>(), 0..64_u32, any::<u64>()), 1..50)) {
         let mut adaptive = Adaptive::new(Resource::Memory);
-        for (at, peak) in steps {
-            adaptive.observe(Timestamp::from_unix_seconds(at.into()), peak);
-            adaptive.observe(Timestamp::from_unix_seconds(at.into()), demand(Resource::Memory, peak));
+        for (micros, shift, peak) in steps {
+            let at = Timestamp::from_unix_micros(micros >> shift);
+            adaptive.observe(at, peak);
+            adaptive.observe(at, demand(Resource::Memory, peak));
         }
+        adaptive.observe(Timestamp::MAX, u64::MAX);
+        let restored = Adaptive::unpack(&mut Reader::new(&adaptive.encode()));
+        prop_assert_eq!(restored, Ok(adaptive.clone()));
         prop_assert!(adaptive.size(Objective::Safe).is_some());
     }
 }

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::packed::{Damaged, Pack, Reader};
 use crate::policy::Objective;
 use crate::resources::Resource;
 
@@ -14,6 +15,26 @@ pub enum Size {
     MemoryRequest,
     /// Request and limit as one: use above it is a kill.
     MemoryLimit,
+}
+
+impl Pack for Size {
+    fn pack(&self, into: &mut Vec<u8>) {
+        let number: u8 = match self {
+            Self::CpuRequest => 0,
+            Self::MemoryRequest => 1,
+            Self::MemoryLimit => 2,
+        };
+        number.pack(into);
+    }
+
+    fn unpack(from: &mut Reader<'_>) -> Result<Self, Damaged> {
+        match u8::unpack(from)? {
+            0 => Ok(Self::CpuRequest),
+            1 => Ok(Self::MemoryRequest),
+            2 => Ok(Self::MemoryLimit),
+            _ => Err(from.damaged("nothing that Adaptive sizes")),
+        }
+    }
 }
 
 impl From<Resource> for Size {

@@ -3,22 +3,23 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use super::FINE_SLOT;
+use crate::packed::packed_fields;
 use crate::time::Timestamp;
 
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// Fine slots with data: 40 bytes an hour.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Coverage {
     /// By the start of the hour: a bit for each of its 240 slots.
     recent: BTreeMap<Timestamp, [u64; 4]>,
     /// Slots of hours that are no longer told apart, by the start of their day.
     before: BTreeMap<Timestamp, u32>,
 }
+
+packed_fields!(Coverage { recent, before });
 
 /// Word and bit of the slot that holds `at`.
 fn place(at: Timestamp) -> (Timestamp, usize, u64) {

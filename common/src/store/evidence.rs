@@ -195,8 +195,8 @@ pub(super) struct Parts {
     pub coverage: bool,
 }
 
-pub(super) fn add(by_length: &mut ByLength, length: u32, part: &UsageHistogram) {
-    by_length.entry(length).or_default().add(part);
+pub(super) fn add(by_length: &mut ByLength, part: &UsageHistogram) {
+    by_length.entry(part.slot_millis()).or_default().add(part);
 }
 
 pub(super) fn hottest<'a>(pods: impl Iterator<Item = (&'a str, u64, u64)>) -> Option<Hottest> {
@@ -261,11 +261,11 @@ pub(super) fn gather(variants: &BTreeMap<Variant, History>, question: Question<'
         .map(|(size, at)| OomEvidence { at, size, seen_since: seen_since(at) })
         .collect();
     if any_other {
-        let Evidence { cpu, memory, .. } = &others;
+        let Evidence { cpu, memory, .. } = others;
         evidence.unseen_peak_hour = unseen_peak_hour(variants, variant);
         evidence.others = Some(Box::new(Others {
-            cpu: cpu.clone(),
-            memory: memory.clone(),
+            cpu,
+            memory,
             cpu_adaptive: latest(cpu_adaptive, window),
             memory_adaptive: latest(memory_adaptive, window),
         }));

@@ -3,8 +3,6 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use super::Interval;
 use super::coverage::Coverage;
 use super::evidence::{Evidence, Parts};
@@ -14,6 +12,7 @@ use super::throttle::{ThrottleEvidence, ThrottledLimits};
 use crate::adaptive::{Adaptive, demand};
 use crate::frame::ContainerRecord;
 use crate::histogram::UsageHistogram;
+use crate::packed::{Damaged, Pack, Packed, Reader, packed_fields};
 use crate::peaks::MinutePeaks;
 use crate::quantity::MilliCpu;
 use crate::resources::Resource;
@@ -44,6 +43,9 @@ pub(super) const REMEMBERED: Duration = Duration::from_secs(28 * 24 * 3600);
 /// Frames this far ahead of the coordinator's clock are dated back to it: their clock offset was measured wrong.
 const MAX_AHEAD: Duration = Duration::from_secs(60);
 
+/// Of [`History::encode`]: another one for other fields, experts or codes.
+const FORMAT: u8 = 1;
+
 /// How late a frame may come: agents hold half an hour of frames and replay them. What is older is final, so that what
 /// Adaptive learned from it does not depend on the order of frames.
 const FINAL_AFTER: Duration = Duration::from_secs(2100);
@@ -52,9 +54,8 @@ const FINAL_AFTER: Duration = Duration::from_secs(2100);
 const FRAME_LAG: Duration = Duration::from_secs(60);
 
 /// Use of one container of a workload, all alike pods together.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct History {
-    #[serde(with = "super::pairs")]
     slots: BTreeMap<(Timestamp, Duration), Slot>,
     covered: Coverage,
     /// Per minute the highest CPU of a second of any pod, units of 0.1 millicore.
@@ -62,29 +63,40 @@ pub struct History {
     /// Per minute the highest working set of any pod, units of 64 KiB.
     pub(super) memory_peaks: MinutePeaks,
     /// What Adaptive learned of the minutes that are final.
-    cpu_adaptive: Adaptive,
-    memory_adaptive: Adaptive,
+    cpu_adaptive: Packed<Adaptive>,
+    memory_adaptive: Packed<Adaptive>,
     pub(super) ooms: OomKills,
     throttled: ThrottledLimits,
     pods: RecentPods,
     pub(super) starts: StartProfile,
 }
 
-/// Use in one slot of time.
-#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+/// One slot of time.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
 struct Slot {
-    /// By slot length: unlike lengths never merge.
-    cpu_tick: BTreeMap<u32, UsageHistogram>,
-    cpu_second: BTreeMap<u32, UsageHistogram>,
-    working_set: BTreeMap<u32, UsageHistogram>,
-    memory_total: BTreeMap<u32, UsageHistogram>,
-    cpu: CpuCounters,
-    oom_kills: u64,
     /// Pod-time that agents saw.
     observed: Duration,
     /// Pod-time that there was.
     ran: Duration,
+    used: Packed<Used>,
 }
+
+packed_fields!(Slot { observed, ran, used });
+
+/// Use in one slot of time.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+struct Used {
+    /// By length of what one value describes: unlike lengths never merge.
+    cpu_tick: Vec<UsageHistogram>,
+    cpu_second: Vec<UsageHistogram>,
+    working_set: Vec<UsageHistogram>,
+    /// Highest `memory.current` of any pod, units of 64 KiB.
+    memory_peak: u64,
+    cpu: CpuCounters,
+    oom_kills: u64,
+}
+
+packed_fields!(Used { cpu_tick, cpu_second, working_set, memory_peak, cpu, oom_kills });
 
 impl Default for History {
     fn default() -> Self {
@@ -93,8 +105,8 @@ impl Default for History {
             covered: Coverage::default(),
             cpu_peaks: MinutePeaks::default(),
             memory_peaks: MinutePeaks::default(),
-            cpu_adaptive: Adaptive::new(Resource::Cpu),
-            memory_adaptive: Adaptive::new(Resource::Memory),
+            cpu_adaptive: Packed::new(&Adaptive::new(Resource::Cpu)),
+            memory_adaptive: Packed::new(&Adaptive::new(Resource::Memory)),
             ooms: OomKills::default(),
             throttled: ThrottledLimits::default(),
             pods: RecentPods::default(),
@@ -103,7 +115,52 @@ impl Default for History {
     }
 }
 
+packed_fields!(History {
+    slots,
+    covered,
+    cpu_peaks,
+    memory_peaks,
+    cpu_adaptive,
+    memory_adaptive,
+    ooms,
+    throttled,
+    pods,
+    starts
+});
+
 impl History {
+    /// The state as bytes, for a checkpoint.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = vec![FORMAT];
+        self.pack(&mut bytes);
+        let checksum = checksum(&bytes);
+        bytes.extend(checksum.to_le_bytes());
+        bytes
+    }
+
+    /// The inverse of [`Self::encode`].
+    ///
+    /// # Errors
+    /// Whatever is not a state of this format, bit by bit.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Damaged> {
+        let mut reader = Reader::new(bytes);
+        let (body, stated) = bytes.split_last_chunk().ok_or_else(|| reader.damaged("it is too short"))?;
+        if checksum(body) != u64::from_le_bytes(*stated) {
+            return Err(reader.damaged("its checksum is wrong"));
+        }
+        reader = Reader::new(body);
+        if u8::unpack(&mut reader)? != FORMAT {
+            return Err(reader.damaged("its format is another"));
+        }
+        let history = Self::unpack(&mut reader)?;
+        reader.finish()?;
+        let known = |width: &Duration| *width == COARSEST || TIERS.iter().any(|(_, tier)| tier == width);
+        if !history.slots.keys().all(|(_, width)| known(width)) {
+            return Err(reader.damaged("a slot has a width of its own"));
+        }
+        Ok(history)
+    }
+
     /// Adds one record. Only `now` decides how coarse its slot is.
     pub fn add(&mut self, record: &ContainerRecord, interval: &Interval, now: Timestamp) {
         self.rewind(now);
@@ -112,10 +169,18 @@ impl History {
         let (start, end) = if ahead > MAX_AHEAD { (start - ahead, end - ahead) } else { (start, end) };
         let middle = start + end.since(start) / 2;
         let slot = self.slots.entry(slot_of(middle, now)).or_default();
-        // what a limit must hold, whatever the phase
-        merge_series(&mut slot.memory_total, &record.memory_total);
-        slot.oom_kills = slot.oom_kills.saturating_add(record.oom_kills);
-        slot.observed += end.since(start);
+        slot.observed = slot.observed.saturating_add(end.since(start));
+        slot.used.change(|used| {
+            // what a limit must hold, whatever the phase
+            used.memory_peak = used.memory_peak.max(record.memory_total.max());
+            used.oom_kills = used.oom_kills.saturating_add(record.oom_kills);
+            if phase == Phase::Runtime {
+                merge_series(&mut used.cpu_tick, &record.cpu_tick);
+                merge_series(&mut used.cpu_second, &record.cpu_second);
+                merge_series(&mut used.working_set, &record.memory_working_set);
+                used.cpu = used.cpu.plus(record.cpu);
+            }
+        });
         if let Some(started) = started {
             self.starts.add(&StartSample {
                 container: record.key.id,
@@ -127,7 +192,7 @@ impl History {
             });
         }
         if phase == Phase::Runtime {
-            self.add_runtime(record, (start, middle, end), now);
+            self.add_runtime(record, (start, middle, end));
         }
         if record.oom_kills > 0 {
             self.add_oom(record, (middle, end), phase);
@@ -138,17 +203,7 @@ impl History {
         &mut self,
         record: &ContainerRecord,
         (start, middle, end): (Timestamp, Timestamp, Timestamp),
-        now: Timestamp,
     ) {
-        let slot = self.slots.entry(slot_of(middle, now)).or_default();
-        for (into, from) in [
-            (&mut slot.cpu_tick, &record.cpu_tick),
-            (&mut slot.cpu_second, &record.cpu_second),
-            (&mut slot.working_set, &record.memory_working_set),
-        ] {
-            merge_series(into, from);
-        }
-        slot.cpu = slot.cpu.plus(record.cpu);
         self.throttled.add(record, end);
         if !record.cpu_second.is_empty() {
             // of each pod by itself: that another one is throttled says nothing about this one
@@ -184,7 +239,8 @@ impl History {
 
     /// A container ran from `start` to `end`, whether or not anybody saw it.
     pub(super) fn ran(&mut self, start: Timestamp, end: Timestamp) {
-        self.slots.entry(slot_of(start, end)).or_default().ran += end.since(start);
+        let slot = self.slots.entry(slot_of(start, end)).or_default();
+        slot.ran = slot.ran.saturating_add(end.since(start));
     }
 
     /// Forgets what lies after `now`: the clock was wrong then, and what is true would be taken for old.
@@ -202,7 +258,7 @@ impl History {
             peaks.rewind(latest);
         }
         for adaptive in [&mut self.cpu_adaptive, &mut self.memory_adaptive] {
-            adaptive.rewind(latest);
+            adaptive.change(|state| state.rewind(latest));
         }
         self.slots.retain(|(start, _), _| *start <= latest);
         self.covered.rewind(latest);
@@ -237,10 +293,10 @@ impl History {
         self.throttled.compact(now - REMEMBERED, now - FINAL_AFTER);
         self.ooms.compact(now - REMEMBERED, now - FINAL_AFTER);
         self.pods.compact(now);
-        self.cpu_adaptive.settle(&self.cpu_peaks, now - FINAL_AFTER);
-        self.memory_adaptive.settle(&self.memory_peaks, now - FINAL_AFTER);
-        self.cpu_peaks.age(now);
-        self.memory_peaks.age(now);
+        self.starts.settle(now - FINAL_AFTER);
+        self.settle(now - FINAL_AFTER);
+        self.cpu_peaks.age(now, now - FINAL_AFTER);
+        self.memory_peaks.age(now, now - FINAL_AFTER);
     }
 
     /// There is use within the retention.
@@ -267,15 +323,18 @@ impl History {
     /// What Adaptive knows at `now`.
     pub(super) fn adaptive(&self, resource: Resource, now: Timestamp) -> Adaptive {
         match resource {
-            Resource::Cpu => self.cpu_adaptive.at(&self.cpu_peaks, now),
-            Resource::Memory => self.memory_adaptive.at(&self.memory_peaks, now),
+            Resource::Cpu => self.cpu_adaptive.get().at(&self.cpu_peaks, now),
+            Resource::Memory => self.memory_adaptive.get().at(&self.memory_peaks, now),
         }
     }
 
     /// See [`super::Store::settle`].
     pub fn settle(&mut self, now: Timestamp) {
-        self.cpu_adaptive.settle(&self.cpu_peaks, now);
-        self.memory_adaptive.settle(&self.memory_peaks, now);
+        for (adaptive, peaks) in
+            [(&mut self.cpu_adaptive, &self.cpu_peaks), (&mut self.memory_adaptive, &self.memory_peaks)]
+        {
+            adaptive.change(|state| state.settle(peaks, now));
+        }
     }
 
     /// Number of slots.
@@ -310,19 +369,23 @@ impl History {
             let end = start + width;
             // coarse slots end recently and began long ago: an old peak in them says nothing about now
             let is_recent = width == FINE_SLOT && end + RECENT > now && !slot.observed.is_zero();
+            // a coarse slot reaches into a short window before what it holds does
+            let is_within = end > from && now - youngest(width) > from;
+            if !is_recent && !is_within {
+                continue;
+            }
+            let used = slot.used.get();
             if is_recent {
                 // a frame is filed by its middle: the slot after the resize may hold a part from before it
-                let peak = slot.memory_total.values().map(UsageHistogram::max).max().unwrap_or(0);
-                peaks.push((end, peak));
+                peaks.push((end, used.memory_peak));
                 evidence.recent.fresh = true;
-                slot.add_recent(evidence, parts, resized.is_none_or(|resized| start >= resized + FINE_SLOT));
+                used.add_recent(evidence, parts, resized.is_none_or(|resized| start >= resized + FINE_SLOT));
             }
-            // a coarse slot reaches into a short window before what it holds does
-            if end > from && now - youngest(width) > from {
-                slot.add_to(evidence, parts);
+            if is_within {
+                used.add_to(evidence, parts);
                 if parts.coverage && end + FRAME_LAG <= now {
-                    evidence.observed += slot.observed;
-                    evidence.ran += slot.ran;
+                    evidence.observed = evidence.observed.saturating_add(slot.observed);
+                    evidence.ran = evidence.ran.saturating_add(slot.ran);
                 }
             }
         }
@@ -348,35 +411,36 @@ impl History {
 
 impl Slot {
     fn merge(&mut self, other: &Self) {
+        self.observed = self.observed.saturating_add(other.observed);
+        self.ran = self.ran.saturating_add(other.ran);
+        self.used.change(|used| used.merge(&other.used.get()));
+    }
+}
+
+impl Used {
+    fn merge(&mut self, other: &Self) {
         for (into, from) in [
             (&mut self.cpu_tick, &other.cpu_tick),
             (&mut self.cpu_second, &other.cpu_second),
             (&mut self.working_set, &other.working_set),
-            (&mut self.memory_total, &other.memory_total),
         ] {
-            for series in from.values() {
+            for series in from {
                 merge_series(into, series);
             }
         }
+        self.memory_peak = self.memory_peak.max(other.memory_peak);
         self.cpu = self.cpu.plus(other.cpu);
         self.oom_kills = self.oom_kills.saturating_add(other.oom_kills);
-        self.observed += other.observed;
-        self.ran += other.ran;
     }
 
     fn add_to(&self, evidence: &mut Evidence, parts: Parts) {
         if parts.cpu {
-            let by_length = |merged: &mut BTreeMap<u32, _>, series: &BTreeMap<u32, UsageHistogram>| {
-                for (length, histogram) in series {
-                    super::evidence::add(merged, *length, histogram);
-                }
-            };
-            by_length(&mut evidence.cpu, &self.cpu_second);
-            by_length(&mut evidence.cpu_tick, &self.cpu_tick);
+            self.cpu_second.iter().for_each(|h| super::evidence::add(&mut evidence.cpu, h));
+            self.cpu_tick.iter().for_each(|h| super::evidence::add(&mut evidence.cpu_tick, h));
             evidence.counters = evidence.counters.plus(self.cpu);
         }
         if parts.memory {
-            self.working_set.iter().for_each(|(_, h)| evidence.memory.add(h));
+            self.working_set.iter().for_each(|h| evidence.memory.add(h));
             evidence.oom_kills = evidence.oom_kills.saturating_add(self.oom_kills);
         }
     }
@@ -384,15 +448,21 @@ impl Slot {
     /// `since_resize`: the slot is from after the last resize.
     fn add_recent(&self, evidence: &mut Evidence, parts: Parts, since_resize: bool) {
         if parts.cpu {
-            self.cpu_second.values().for_each(|h| evidence.recent.cpu.add(h));
+            self.cpu_second.iter().for_each(|h| evidence.recent.cpu.add(h));
             if since_resize {
                 evidence.recent.counters = evidence.recent.counters.plus(self.cpu);
             }
         }
         if parts.memory {
-            self.working_set.values().for_each(|h| evidence.recent.memory.add(h));
+            self.working_set.iter().for_each(|h| evidence.recent.memory.add(h));
         }
     }
+}
+
+/// FNV-1a of 64 bits.
+pub(super) fn checksum(bytes: &[u8]) -> u64 {
+    let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, step)
 }
 
 /// Whether memory rises, by the peaks of the fine slots in order of their ends. See [`super::Recent::memory_rising`].
@@ -403,17 +473,23 @@ fn rising(peaks: &[(Timestamp, u64)], now: Timestamp) -> bool {
     let highest = |side: &[(Timestamp, u64)]| side.iter().map(|(_, peak)| *peak).max();
     match (highest(before), highest(newest)) {
         // 5 %: twice the granularity of a 64 KiB unit for a container of 3 MiB, and above the noise of page cache
-        (Some(before), Some(newest)) => newest * 20 > before * 21,
+        (Some(before), Some(newest)) => newest.saturating_mul(20) > before.saturating_mul(21),
         (None, Some(_)) => true,
         (_, None) => false,
     }
 }
 
-fn merge_series(into: &mut BTreeMap<u32, UsageHistogram>, from: &UsageHistogram) {
-    if !from.is_empty() {
-        let length = from.slot_millis();
-        let merged = into.entry(length).or_insert_with(|| UsageHistogram::new(length)).merge(from);
-        debug_assert!(merged.is_ok(), "series are keyed by their slot length");
+/// Adds a series to those of its slot length, which are in order of it.
+fn merge_series(into: &mut Vec<UsageHistogram>, from: &UsageHistogram) {
+    if from.is_empty() {
+        return;
+    }
+    match into.binary_search_by_key(&from.slot_millis(), UsageHistogram::slot_millis) {
+        Ok(at) => {
+            let merged = into.get_mut(at).map(|series| series.merge(from));
+            debug_assert!(matches!(merged, Some(Ok(()))), "equal slot lengths");
+        }
+        Err(at) => into.insert(at, from.clone()),
     }
 }
 

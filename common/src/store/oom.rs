@@ -5,19 +5,24 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::packed::packed_fields;
 use crate::time::Timestamp;
 
 /// What a killed container needs at least, in thousandths of what it had: the same step as VPA's.
 const GROWTH: u64 = 1200;
 
 /// Amounts that proved too small, units of 64 KiB, each with the last moment.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct OomKills(BTreeMap<u64, Timestamp>);
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct OomKills {
+    sizes: BTreeMap<u64, Timestamp>,
+}
+
+packed_fields!(OomKills { sizes });
 
 impl OomKills {
     /// A container that had `size` was killed.
     pub fn add(&mut self, size: u64, at: Timestamp) {
-        let last = self.0.entry(size).or_insert(at);
+        let last = self.sizes.entry(size).or_insert(at);
         *last = at.max(*last);
     }
 
@@ -25,7 +30,7 @@ impl OomKills {
     /// frames may still come.
     pub fn compact(&mut self, oldest: Timestamp, last: Timestamp) {
         let all: Vec<(u64, Timestamp)> = self.iter().collect();
-        self.0.retain(|size, at| {
+        self.sizes.retain(|size, at| {
             let void = all.iter().any(|(higher, later)| higher > size && *later >= *at && *later < last);
             *at >= oldest && !void
         });
@@ -33,7 +38,7 @@ impl OomKills {
 
     /// Nothing happened later than `latest`.
     pub fn rewind(&mut self, latest: Timestamp) {
-        self.0.values_mut().for_each(|at| *at = latest.min(*at));
+        self.sizes.values_mut().for_each(|at| *at = latest.min(*at));
     }
 
     /// Those that say something: a kill says nothing beside a later one at a higher size.
@@ -51,12 +56,12 @@ impl OomKills {
 
     /// Each size with the last moment.
     pub fn iter(&self) -> impl Iterator<Item = (u64, Timestamp)> {
-        self.0.iter().map(|(size, at)| (*size, *at))
+        self.sizes.iter().map(|(size, at)| (*size, *at))
     }
 
     /// The last kill.
     pub fn newest(&self) -> Option<Timestamp> {
-        self.0.values().max().copied()
+        self.sizes.values().max().copied()
     }
 }
 

@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use crate::frame::ContainerRecord;
 use crate::histogram::{MergedHistogram, UsageHistogram};
+use crate::packed::{Packed, packed_fields};
 use crate::time::Timestamp;
 
 /// Width of a slot.
@@ -15,15 +14,24 @@ const SLOT: Duration = Duration::from_secs(900);
 const REACH: Duration = Duration::from_secs(3600);
 
 /// The last hour of every pod.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct RecentPods(BTreeMap<String, BTreeMap<Timestamp, PodSlot>>);
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct RecentPods {
+    pods: BTreeMap<String, Vec<PodSlot>>,
+}
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+packed_fields!(RecentPods { pods });
+
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct PodSlot {
-    cpu: UsageHistogram,
+    start: Timestamp,
+    cpu: Packed<UsageHistogram>,
+    /// Highest CPU of a second, units of 0.1 millicore.
+    cpu_peak: u64,
     /// Highest working set, units of 64 KiB.
     memory: u64,
 }
+
+packed_fields!(PodSlot { start, cpu, cpu_peak, memory });
 
 /// Use of one pod in the last hour.
 #[derive(Clone, Debug, Default)]
@@ -36,41 +44,45 @@ pub struct PodUse {
 
 impl RecentPods {
     pub fn add(&mut self, record: &ContainerRecord, middle: Timestamp) {
-        let slots = match self.0.get_mut(record.pod.as_str()) {
+        let slots = match self.pods.get_mut(record.pod.as_str()) {
             Some(slots) => slots,
-            None => self.0.entry(record.pod.as_str().to_owned()).or_default(),
+            None => self.pods.entry(record.pod.as_str().to_owned()).or_default(),
         };
-        let cpu = &record.cpu_second;
-        let slot = slots
-            .entry(middle.floor_to(SLOT))
-            .or_insert_with(|| PodSlot { cpu: UsageHistogram::new(cpu.slot_millis()), memory: 0 });
-        // a second stays a second; an agent that sends others is not this one
-        if slot.cpu.slot_millis() == cpu.slot_millis() {
-            let merged = slot.cpu.merge(cpu);
-            debug_assert!(merged.is_ok(), "equal slot lengths");
+        let (start, cpu) = (middle.floor_to(SLOT), &record.cpu_second);
+        let at = slots.partition_point(|slot| slot.start < start);
+        if slots.get(at).is_none_or(|slot| slot.start != start) {
+            let cpu = Packed::new(&UsageHistogram::new(cpu.slot_millis()));
+            slots.insert(at, PodSlot { start, cpu, cpu_peak: 0, memory: 0 });
         }
+        let Some(slot) = slots.get_mut(at) else { return };
+        slot.cpu.change(|merged| {
+            // a second stays a second; an agent that sends others is not this one
+            if merged.merge(cpu).is_ok() {
+                slot.cpu_peak = slot.cpu_peak.max(cpu.max());
+            }
+        });
         slot.memory = slot.memory.max(record.memory_working_set.max());
     }
 
     pub fn compact(&mut self, now: Timestamp) {
-        self.0.retain(|_, slots| {
-            slots.retain(|start, _| *start + SLOT + REACH > now);
+        self.pods.retain(|_, slots| {
+            slots.retain(|slot| slot.start + SLOT + REACH > now);
             !slots.is_empty()
         });
     }
 
     /// Forgets what lies after `now`.
     pub fn rewind(&mut self, now: Timestamp) {
-        for slots in self.0.values_mut() {
-            slots.retain(|start, _| *start <= now);
+        for slots in self.pods.values_mut() {
+            slots.retain(|slot| slot.start <= now);
         }
     }
 
     pub fn of(&self, pod: &str) -> Option<PodUse> {
-        let slots = self.0.get(pod)?;
+        let slots = self.pods.get(pod)?;
         let mut found = PodUse::default();
-        for slot in slots.values() {
-            found.cpu.add(&slot.cpu);
+        for slot in slots {
+            found.cpu.add(&slot.cpu.get());
             found.memory = found.memory.max(slot.memory);
         }
         Some(found)
@@ -78,9 +90,9 @@ impl RecentPods {
 
     /// (pod, highest CPU of a second, highest working set) of every pod.
     pub fn peaks(&self) -> impl Iterator<Item = (&str, u64, u64)> {
-        self.0.iter().map(|(pod, slots)| {
-            let cpu = slots.values().map(|slot| slot.cpu.max()).max().unwrap_or(0);
-            let memory = slots.values().map(|slot| slot.memory).max().unwrap_or(0);
+        self.pods.iter().map(|(pod, slots)| {
+            let cpu = slots.iter().map(|slot| slot.cpu_peak).max().unwrap_or(0);
+            let memory = slots.iter().map(|slot| slot.memory).max().unwrap_or(0);
             (pod.as_str(), cpu, memory)
         })
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::frame::ContainerRecord;
+use crate::packed::packed_fields;
 use crate::quantity::MilliCpu;
 use crate::time::Timestamp;
 
@@ -18,8 +19,12 @@ const GROWTH: u64 = 1500;
 const APART: Duration = Duration::from_secs(12);
 
 /// Limits that throttled, in millicores, each with the first and the last moment.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct ThrottledLimits(BTreeMap<u64, (Timestamp, Timestamp)>);
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct ThrottledLimits {
+    limits: BTreeMap<u64, (Timestamp, Timestamp)>,
+}
+
+packed_fields!(ThrottledLimits { limits });
 
 /// A CPU limit that throttled, and how much was seen since.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,7 +39,7 @@ impl ThrottledLimits {
     /// What a frame that ended at `end` shows.
     pub fn add(&mut self, record: &ContainerRecord, end: Timestamp) {
         if let Some(limit) = record.limits.cpu.filter(|_| record.cpu.is_throttled()) {
-            let (first, last) = self.0.entry(limit.0).or_insert((end, end));
+            let (first, last) = self.limits.entry(limit.0).or_insert((end, end));
             (*first, *last) = ((*first).min(end), (*last).max(end));
         }
     }
@@ -43,7 +48,7 @@ impl ThrottledLimits {
     /// frames may still come.
     pub fn compact(&mut self, oldest: Timestamp, last: Timestamp) {
         let counted: Vec<(u64, Timestamp)> = self.counted().collect();
-        self.0.retain(|limit, (_, at)| {
+        self.limits.retain(|limit, (_, at)| {
             let void = counted.iter().any(|(higher, later)| higher > limit && *later >= *at && *later < last);
             *at >= oldest && !void
         });
@@ -51,14 +56,14 @@ impl ThrottledLimits {
 
     /// Nothing throttles later than `latest`.
     pub fn rewind(&mut self, latest: Timestamp) {
-        for (first, last) in self.0.values_mut() {
+        for (first, last) in self.limits.values_mut() {
             (*first, *last) = ((*first).min(latest), (*last).min(latest));
         }
     }
 
     /// Limits that count, with the last moment of each.
     pub fn counted(&self) -> impl Iterator<Item = (u64, Timestamp)> {
-        let long = self.0.iter().filter(|(_, (first, last))| last.since(*first) >= APART);
+        let long = self.limits.iter().filter(|(_, (first, last))| last.since(*first) >= APART);
         long.map(|(limit, (_, last))| (*limit, *last))
     }
 }
