@@ -163,6 +163,14 @@ impl Policy {
         };
         self.update.min_change.unwrap_or(own)
     }
+
+    /// Least time between a resize and a decrease: the strategy `Threshold` has one of its own, and the longer one counts.
+    pub fn cooldown(&self) -> Duration {
+        match &self.strategy {
+            Strategy::Threshold(params) => self.update.cooldown.max(params.cooldown),
+            Strategy::Percentile | Strategy::Adaptive(_) | Strategy::Expression(_) => self.update.cooldown,
+        }
+    }
 }
 
 impl Default for Policy {

@@ -2,8 +2,6 @@
 //!
 //! Source: the threshold manager that `strategy.threshold` takes its fields from. It looks at one value, keeps nothing.
 
-use std::time::Duration;
-
 use serde::{Deserialize, Serialize};
 
 use crate::policy::ThresholdParams;
@@ -17,21 +15,13 @@ pub enum ThresholdVerdict {
     Up(u64),
     /// Use fell to the lower threshold.
     Down(u64),
-    /// It would go down to this value, but the last resize was too recent.
-    Cooling(u64),
 }
 
 /// Sizes one resource from its present use.
 ///
 /// `usage`, `current` (the request in force) and `floor` (smallest request, `minRequestMemory` for memory, else 0) are
-/// in the same unit; `since_last_resize` is `None` when there was none.
-pub fn threshold(
-    params: &ThresholdParams,
-    usage: u64,
-    current: u64,
-    floor: u64,
-    since_last_resize: Option<Duration>,
-) -> ThresholdVerdict {
+/// in the same unit. How soon after a resize it may go down is decided where all cooldowns are.
+pub fn threshold(params: &ThresholdParams, usage: u64, current: u64, floor: u64) -> ThresholdVerdict {
     if reaches(usage, params.scale_up_threshold.thousandths(), current) {
         let wanted = params
             .scale_up_usage_multiplier
@@ -44,8 +34,7 @@ pub fn threshold(
         let wanted = params.scale_down_usage_multiplier.times(usage).max(floor);
         let saved = current.saturating_sub(wanted);
         if saved > 0 && reaches(saved, params.scale_down_min_diff.thousandths(), current) {
-            let cooled = since_last_resize.is_none_or(|since| since >= params.cooldown);
-            return if cooled { ThresholdVerdict::Down(wanted) } else { ThresholdVerdict::Cooling(wanted) };
+            return ThresholdVerdict::Down(wanted);
         }
     }
     ThresholdVerdict::Keep
@@ -67,25 +56,19 @@ mod tests {
 
     use super::*;
 
-    const HOUR: Option<Duration> = Some(Duration::from_secs(3600));
-
     #[test]
     fn thresholds_act_as_the_manager_documents() {
         let params = ThresholdParams::default();
-        for (usage, current, since, expected) in [
-            (799, 1000, HOUR, ThresholdVerdict::Keep),
-            (800, 1000, HOUR, ThresholdVerdict::Up(1200)),
-            (900, 1000, HOUR, ThresholdVerdict::Up(1260)),
-            (900, 1000, Some(Duration::ZERO), ThresholdVerdict::Up(1260)),
-            (301, 1000, HOUR, ThresholdVerdict::Keep),
-            (300, 1000, HOUR, ThresholdVerdict::Down(750)),
-            (300, 1000, None, ThresholdVerdict::Down(750)),
-            (300, 1000, Some(Duration::from_secs(599)), ThresholdVerdict::Cooling(750)),
-            (300, 1000, Some(Duration::from_secs(600)), ThresholdVerdict::Down(750)),
-            (0, 1000, HOUR, ThresholdVerdict::Down(100)),
-            (10, 120, HOUR, ThresholdVerdict::Keep),
+        for (usage, current, expected) in [
+            (799, 1000, ThresholdVerdict::Keep),
+            (800, 1000, ThresholdVerdict::Up(1200)),
+            (900, 1000, ThresholdVerdict::Up(1260)),
+            (301, 1000, ThresholdVerdict::Keep),
+            (300, 1000, ThresholdVerdict::Down(750)),
+            (0, 1000, ThresholdVerdict::Down(100)),
+            (10, 120, ThresholdVerdict::Keep),
         ] {
-            assert_eq!(threshold(&params, usage, current, 100, since), expected, "{usage} of {current}");
+            assert_eq!(threshold(&params, usage, current, 100), expected, "{usage} of {current}");
         }
     }
 
@@ -93,12 +76,11 @@ mod tests {
         #[test]
         fn scaling_everything_scales_the_result(usage in 0..100_000_u64, current in 1..100_000_u64, k in 1..1000_u64) {
             let params = ThresholdParams::default();
-            let once = threshold(&params, usage * 1000, current * 1000, 0, HOUR);
-            let scaled = threshold(&params, usage * 1000 * k, current * 1000 * k, 0, HOUR);
+            let once = threshold(&params, usage * 1000, current * 1000, 0);
+            let scaled = threshold(&params, usage * 1000 * k, current * 1000 * k, 0);
             let times = match once {
                 ThresholdVerdict::Up(v) => ThresholdVerdict::Up(v * k),
                 ThresholdVerdict::Down(v) => ThresholdVerdict::Down(v * k),
-                ThresholdVerdict::Cooling(v) => ThresholdVerdict::Cooling(v * k),
                 ThresholdVerdict::Keep => ThresholdVerdict::Keep,
             };
             prop_assert_eq!(scaled, times);
@@ -107,9 +89,9 @@ mod tests {
         #[test]
         fn more_use_never_means_less(usage in 0..100_000_u64, more in 0..100_000_u64, current in 1..100_000_u64) {
             let params = ThresholdParams::default();
-            let size = |usage| match threshold(&params, usage, current, 0, HOUR) {
+            let size = |usage| match threshold(&params, usage, current, 0) {
                 ThresholdVerdict::Up(v) | ThresholdVerdict::Down(v) => v,
-                _ => current,
+                ThresholdVerdict::Keep => current,
             };
             prop_assert!(size(usage) <= size(usage + more));
         }

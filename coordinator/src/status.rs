@@ -27,6 +27,9 @@ use crate::savings;
 /// A core costs about as much as 8 GiB on the large clouds: what a millicore weighs beside memory.
 const BYTES_PER_MILLICORE: u128 = (8 << 30) / 1000;
 
+/// Of the message of a condition: the API allows 32,768.
+const CONDITION_SHOWN: usize = 32_000;
+
 /// What is wrong with a policy as a whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
@@ -63,6 +66,23 @@ pub fn build(
         summary: Some(summary),
         workloads,
     }
+}
+
+/// The status that a policy has, but for the condition `Ready`, which says what is wrong.
+pub fn unready(entry: &PolicyEntry, problem: &Problem, now: Timestamp) -> OptimizationPolicyStatus {
+    let mut status = entry.status.clone();
+    let old = status.conditions.iter().find(|c| c.type_ == "Ready" && c.status == "False");
+    let ready = Condition {
+        type_: "Ready".to_owned(),
+        status: "False".to_owned(),
+        reason: problem.reason.clone(),
+        message: problem.message.chars().take(CONDITION_SHOWN).collect(),
+        last_transition_time: old.map_or_else(|| time(now), |c| c.last_transition_time.clone()),
+        observed_generation: Some(entry.generation),
+    };
+    status.conditions.retain(|condition| condition.type_ != "Ready");
+    status.conditions.insert(0, ready);
+    status
 }
 
 /// Those that there is room for: where most could be given back or is missing, in order of their names. Those that were
@@ -192,8 +212,7 @@ fn conditions(
             type_: type_.to_owned(),
             status: status.to_owned(),
             reason: reason.to_owned(),
-            // the API allows 32,768
-            message: message.chars().take(32_000).collect(),
+            message: message.chars().take(CONDITION_SHOWN).collect(),
             last_transition_time: old.map_or_else(|| time(now), |c| c.last_transition_time.clone()),
             observed_generation: Some(entry.generation),
         }

@@ -196,6 +196,7 @@ async fn follow<K: Resource<DynamicType = ()>>(
     let kind = K::kind(&());
     let mut events = std::pin::pin!(events);
     let mut listed = Vec::new();
+    let mut forbidden = false;
     loop {
         let event = tokio::select! {
             () = changes.closed() => return,
@@ -205,6 +206,12 @@ async fn follow<K: Resource<DynamicType = ()>>(
             None => return,
             Some(Err(error)) => {
                 tracing::warn!(%kind, %error, "the watch failed; trying again");
+                let Some(why) = refusal(&error).filter(|_| !forbidden) else { continue };
+                forbidden = true;
+                let change = Change::Forbidden { kind: kind.clone().into_owned(), why: Some(why) };
+                if changes.send(change).await.is_err() {
+                    return;
+                }
                 continue;
             }
             Some(Ok(event)) => match event {
@@ -224,6 +231,26 @@ async fn follow<K: Resource<DynamicType = ()>>(
         if changes.send(wrap(delta)).await.is_err() {
             return;
         }
+        if std::mem::take(&mut forbidden) {
+            let change = Change::Forbidden { kind: kind.clone().into_owned(), why: None };
+            if changes.send(change).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// What the API server says when the coordinator may not read a kind. Other failures pass by themselves.
+fn refusal(error: &watcher::Error) -> Option<String> {
+    let (watcher::Error::InitialListFailed(error) | watcher::Error::WatchStartFailed(error)) = error else {
+        return match error {
+            watcher::Error::WatchError(status) if status.code == 403 => Some(status.message.clone()),
+            _ => None,
+        };
+    };
+    match error {
+        kube::Error::Api(status) if status.code == 403 => Some(status.message.clone()),
+        _ => None,
     }
 }
 

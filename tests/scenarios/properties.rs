@@ -30,6 +30,7 @@ use optipod_coordinator::api::convert::to_policy;
 use optipod_coordinator::api::recommendation::RecommendationStatus;
 use optipod_coordinator::api::v1alpha1::WorkloadPhase;
 use optipod_coordinator::apply::Refusal;
+use optipod_coordinator::engine::Effect;
 use optipod_coordinator::expression::Cel;
 use optipod_coordinator::index::{Change, Index, PolicyKey};
 use optipod_coordinator::status::differs;
@@ -607,10 +608,13 @@ proptest! {
     /// Property 10: recommendation format completeness
     /// Property 17: auto mode applies changes
     /// Property 23: status timestamp tracking
+    /// Property 25: Prometheus metrics exposure
     #[test]
-    fn auto_collects_recommends_applies_and_says_so(cpu in 15..200_u64, memory in 17..200_u64) {
+    fn auto_collects_recommends_applies_and_says_so(
+        cpu in 15..200_u64, memory in 17..200_u64, interval in 5..61_u64,
+    ) {
         let mut world = World::new();
-        world.policy("default", "p", &json!({}));
+        world.policy("default", "p", &json!({"reconciliationInterval": format!("{interval}s")}));
         let demand = Demand { millicores: cpu, memory: memory * MEBIBYTE };
         world.deployment("default", "web", &too_much(), demand);
         world.run(seconds(20));
@@ -619,6 +623,22 @@ proptest! {
         prop_assert!(seen.cpu_seconds().is_some_and(|cpu| cpu.count() > 0) && seen.memory.count() > 0);
         world.run(seconds(180));
         prop_assert_eq!(world.plans().len(), 1);
+        // half of the window is covered after 60 s; frames come every 15 s
+        let applied = world.requests[0].0;
+        prop_assert!(applied <= seconds(60 + 15 + 5 + interval), "{:?}", applied);
+        let turns = world.metrics.reconciliation_seconds.with_label_values(&["default/p"]).get_sample_count();
+        // beside its own time it is evaluated when agents have caught up, and at the end of a resize
+        prop_assert!((180 / interval..=200 / interval + 4).contains(&turns), "{} every {} s", turns, interval);
+        let text = String::from_utf8(world.metrics.encode().unwrap()).unwrap();
+        for metric in [
+            "optipod_workloads_monitored{",
+            "optipod_workloads_updated{",
+            "optipod_metrics_collection_duration_seconds_count",
+            "optipod_reconciliation_duration_seconds_count{",
+        ] {
+            let value = text.lines().find(|line| line.starts_with(metric)).and_then(|line| line.rsplit(' ').next());
+            prop_assert!(value.is_some_and(|value| value != "0"), "{metric} is {value:?} in\n{text}");
+        }
         let workload = world.workload("default", "p");
         prop_assert_eq!(workload.status, WorkloadPhase::Applied);
         prop_assert!(workload.last_recommendation.is_some() && workload.last_applied.is_some());
@@ -763,6 +783,54 @@ proptest! {
         }
         let workload = world.workload("default", "p");
         prop_assert_eq!((workload.status, workload.reason.as_str()), (WorkloadPhase::Failed, "Forbidden"));
+    }
+
+    /// Property 28: RBAC respect
+    #[test]
+    fn what_may_not_be_read_is_told_and_nothing_is_resized_meanwhile(kind in 0..12_usize, later: bool) {
+        let mut world = World::new();
+        let demand = Demand { millicores: 50, memory: 64 * MEBIBYTE };
+        world.policy("default", "p", &json!({}));
+        world.deployment("default", "web", &too_much(), demand);
+        let forbidden = |why: Option<&str>| Change::Forbidden { kind: "Widget".into(), why: why.map(str::to_owned) };
+        let why = "widgets is forbidden: User \"optipod\" cannot list resource \"widgets\"";
+        if later {
+            // it was read, and may not be any more
+            world.engine.on_change(forbidden(Some(why)), world.now);
+            world.run(seconds(120));
+            let ready = world.status("default", "p").conditions[0].clone();
+            prop_assert!(ready.message.contains(why), "{}", ready.message);
+            prop_assert!(world.requests.is_empty());
+            world.engine.on_change(forbidden(None), world.now);
+            world.run(seconds(60));
+            prop_assert_eq!(world.requests.len(), 1);
+            return Ok(());
+        }
+        let mut lists = support::nothing_exists();
+        let missing = lists.remove(kind.min(lists.len() - 1));
+        let policies = matches!(missing, Change::Policies(_));
+        let mut engine = support::engine(&world.metrics, seconds(15), false);
+        lists.into_iter().for_each(|list| drop(engine.on_change(list, world.now)));
+        let policy = json!({"apiVersion": "optipod.io/v1alpha1", "kind": "OptimizationPolicy",
+            "metadata": {"namespace": "default", "name": "p", "uid": "u", "generation": 1}, "spec": {"mode": "Auto"}});
+        if !policies {
+            engine.on_change(Change::Policies(applied(&policy)), world.now);
+        }
+        engine.on_leadership(true, world.now);
+        prop_assert!(engine.tick(world.now).is_empty(), "it may only be slow");
+        engine.on_change(forbidden(Some(why)), world.now);
+        let told = engine.tick(world.now);
+        let statuses: Vec<_> = told.iter().filter_map(|effect| match effect {
+            Effect::WriteStatus { status, .. } => Some(&status.conditions[0]),
+            _ => None,
+        }).collect();
+        prop_assert_eq!(statuses.len(), usize::from(!policies));
+        for ready in statuses {
+            prop_assert_eq!((ready.status.as_str(), ready.reason.as_str()), ("False", "PermissionMissing"));
+            prop_assert!(ready.message.contains(why), "{}", ready.message);
+        }
+        prop_assert_eq!(told.iter().filter(|effect| matches!(effect, Effect::Notify(_))).count(), usize::from(!policies));
+        prop_assert!(engine.tick(world.now + seconds(1)).is_empty(), "once");
     }
 
     /// Property 25: Prometheus metrics exposure

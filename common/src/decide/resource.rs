@@ -365,9 +365,9 @@ impl Subject<'_> {
         self.proven(boost_ends)?;
         self.lent(wanted)?;
         if let Some(last) = self.pod.last_resize.filter(|_| !boost_ends)
-            && last + self.policy.update.cooldown > self.at.now
+            && last + self.policy.cooldown() > self.at.now
         {
-            let left = (last + self.policy.update.cooldown).since(self.at.now).as_secs();
+            let left = (last + self.policy.cooldown()).since(self.at.now).as_secs();
             return Err(self.hold(Reason::CooldownActive, format!("{left} s of the cooldown are left")));
         }
         match self.resource {

@@ -59,7 +59,7 @@ pub enum StepKind {
     ThresholdUp,
     /// Use fell to the lower threshold.
     ThresholdDown,
-    /// Between the thresholds, or too soon: what there is.
+    /// Between the thresholds: what there is.
     ThresholdKeep,
     /// What pods of other revisions or on other nodes needed.
     Others,

@@ -98,8 +98,7 @@ impl Series<'_> {
             Resource::Cpu => 0,
             Resource::Memory => params.min_request_memory.0,
         };
-        let since = self.asked.last_resize.map(|at| self.asked.evidence.now.since(at));
-        let (kind, value, detail) = match threshold(params, used, current, floor, since) {
+        let (kind, value, detail) = match threshold(params, used, current, floor) {
             ThresholdVerdict::Up(to) => {
                 let detail = format!("{} of the request is used", params.scale_up_threshold);
                 (StepKind::ThresholdUp, to, detail)
@@ -109,9 +108,6 @@ impl Series<'_> {
                 (StepKind::ThresholdDown, to, detail)
             }
             ThresholdVerdict::Keep => (StepKind::ThresholdKeep, current, String::new()),
-            ThresholdVerdict::Cooling(to) => {
-                (StepKind::ThresholdKeep, current, format!("{} waits for the cooldown", self.show(to)))
-            }
         };
         steps.push(Step::new(kind, value, detail));
         Ok(Some(value))

@@ -169,11 +169,11 @@ impl Rule for ThresholdRule {
             self.resized = Some(seen.at);
         }
         self.size = Some(seen.size);
-        let since = self.resized.map(|at| seen.at.since(at));
-        match threshold(&self.params, seen.used, seen.size, self.floor, since) {
-            ThresholdVerdict::Up(size) | ThresholdVerdict::Down(size) => Some(size),
-            ThresholdVerdict::Cooling(_) | ThresholdVerdict::Keep if seen.oom => Some(grown(seen.size)),
-            ThresholdVerdict::Cooling(_) | ThresholdVerdict::Keep => None,
+        let cooled = self.resized.is_none_or(|at| seen.at.since(at) >= self.params.cooldown);
+        match threshold(&self.params, seen.used, seen.size, self.floor) {
+            ThresholdVerdict::Up(size) => Some(size),
+            ThresholdVerdict::Down(size) if cooled => Some(size),
+            _ => seen.oom.then(|| grown(seen.size)),
         }
     }
 }

@@ -40,6 +40,7 @@ use crate::ingest::Ingest;
 use crate::metrics::Metrics;
 use crate::recommendations;
 use crate::report::Notice;
+use crate::status::{self, Problem};
 
 /// What the engine needs to know of the flags.
 #[derive(Clone, Debug)]
@@ -311,6 +312,11 @@ impl Engine {
     /// Why nothing is resized, whatever policies say.
     fn brake(&self) -> Option<String> {
         let configuration = self.index.configuration();
+        if let Some(why) = self.index.forbidden() {
+            return Some(format!(
+                "nothing is resized while the coordinator may not read all that it needs: {why}"
+            ));
+        }
         match &configuration.problem {
             Some(problem) => {
                 Some(format!("nothing is resized while ConfigMap {CONFIG_MAP} cannot be read: {problem}"))
@@ -323,8 +329,8 @@ impl Engine {
     }
 
     /// Nothing may be resized, whatever policies say.
-    pub const fn dry_run(&self) -> bool {
-        self.settings.dry_run || self.index.configuration().dry_run
+    pub fn dry_run(&self) -> bool {
+        self.settings.dry_run || self.index.configuration().dry_run || self.index.forbidden().is_some()
     }
 
     /// An agent said something.
@@ -429,7 +435,7 @@ impl Engine {
         self.watch_clock(now);
         let Some(since) = self.leading_since else { return Vec::new() };
         if !self.index.synced() {
-            return Vec::new();
+            return self.tell_unread(now);
         }
         let mut effects = self.follow(now);
         for (subject, plan) in self.resizes.due_put_off(now) {
@@ -448,6 +454,28 @@ impl Engine {
             self.policies.values_mut().for_each(|state| state.due = Some(now));
         }
         self.evaluate_due(starting, now, &mut effects);
+        effects
+    }
+
+    /// Every policy says that the cluster cannot be read, when somebody has to do something about that.
+    fn tell_unread(&mut self, now: Timestamp) -> Vec<Effect> {
+        let Some(why) = self.index.forbidden() else { return Vec::new() };
+        let message = format!(
+            "nothing is recommended or resized while the coordinator may not read all that it needs: {why}"
+        );
+        let problem = Problem { reason: "PermissionMissing".to_owned(), message };
+        let mut effects = Vec::new();
+        for entry in self.index.policies() {
+            let state = self.policies.entry(entry.key.clone()).or_default();
+            if state.announced.as_ref() == Some(&problem.message) {
+                continue;
+            }
+            state.announced = Some(problem.message.clone());
+            let status = status::unready(entry, &problem, now);
+            state.written = Some((status.clone(), now));
+            effects.push(Effect::Notify(Box::new(Notice::invalid_policy(entry, &problem))));
+            effects.push(Effect::WriteStatus { policy: entry.key.clone(), status: Box::new(status) });
+        }
         effects
     }
 

@@ -128,6 +128,13 @@ pub enum Change {
     Budgets(Delta<PodDisruptionBudget>),
     /// To the coordinator's own settings.
     Configuration(Delta<ConfigMap>),
+    /// To whether the coordinator may read a kind.
+    Forbidden {
+        /// Such as `Pod`.
+        kind: String,
+        /// What the API server says; `None` = it is read again.
+        why: Option<String>,
+    },
 }
 
 /// What is needed to refer to the object of a workload.
@@ -308,6 +315,8 @@ pub struct Index {
     budgets: Named<Budget>,
     configuration: Configuration,
     listed: BTreeSet<Listed>,
+    /// What the API server says of kinds that may not be read.
+    forbidden: BTreeMap<String, String>,
 }
 
 impl Index {
@@ -338,6 +347,7 @@ impl Index {
             budgets: Named::default(),
             configuration: Configuration::default(),
             listed: BTreeSet::new(),
+            forbidden: BTreeMap::new(),
         }
     }
 
@@ -361,8 +371,16 @@ impl Index {
             Change::Quotas(delta) => self.apply_quotas(delta),
             Change::Budgets(delta) => self.apply_budgets(delta),
             Change::Configuration(delta) => self.apply_configuration(delta),
+            Change::Forbidden { kind, why: Some(why) } => drop(self.forbidden.insert(kind, why)),
+            Change::Forbidden { kind, why: None } => drop(self.forbidden.remove(&kind)),
         }
         Vec::new()
+    }
+
+    /// Why not all that is needed of the cluster can be read; `None` = nobody forbids it.
+    pub fn forbidden(&self) -> Option<String> {
+        let whys: Vec<&str> = self.forbidden.values().map(String::as_str).collect();
+        (!whys.is_empty()).then(|| whys.join("; "))
     }
 
     /// Every kind was listed once: what is not here does not exist.
