@@ -12,7 +12,7 @@ use thiserror::Error;
 
 use crate::packed::{BitReader, BitWriter, Damaged, NoNumber, Pack, Reader, push_varint};
 
-/// Highest value that the grid holds: 2^28 - 1 units (26 million cores, or 16 TiB). Larger values are recorded as
+/// Highest value that the grid holds: 2^28 - 1 units (26 thousand cores, or 16 TiB). Larger values are recorded as
 /// this one; the exact maximum is kept beside the buckets.
 pub const MAX_VALUE: u64 = (1 << 28) - 1;
 

@@ -66,19 +66,21 @@ impl Sense {
         requests: impl FnOnce() -> Amounts,
     ) -> bool {
         let Self { percentile, trigger } = self;
-        let cpu = match percentile {
-            None => record.cpu_second.max(),
-            Some(percentile) => {
-                let mut values = MergedHistogram::default();
-                values.add(&record.cpu_second);
-                values.quantile(percentile.permyriad()).unwrap_or(0)
-            }
-        };
-        let cpu = cpu.div_ceil(CPU_UNITS_PER_MILLICORE);
-        let memory = record.memory_working_set.max().saturating_mul(MEMORY_UNIT_BYTES);
         let beyond = |level: Option<u64>, used: u64, size: Option<u64>| {
             level.is_some_and(|level| used > level.max(size.unwrap_or(0)).saturating_mul(trigger) / 1000)
         };
+        let highest = record.cpu_second.max().div_ceil(CPU_UNITS_PER_MILLICORE);
+        // no percentile is above the highest value, and what is not beyond the level does not raise it
+        let cpu = match percentile.filter(|_| beyond(levels.cpu, highest, None)) {
+            None => highest,
+            Some(percentile) => {
+                let mut values = MergedHistogram::default();
+                values.add(&record.cpu_second);
+                let value = values.quantile(percentile.permyriad()).unwrap_or(0);
+                value.div_ceil(CPU_UNITS_PER_MILLICORE)
+            }
+        };
+        let memory = record.memory_working_set.max().saturating_mul(MEMORY_UNIT_BYTES);
         let requests = (beyond(levels.cpu, cpu, None) || beyond(levels.memory, memory, None)).then(requests);
         let more = requests.is_some_and(|Amounts { cpu: request, memory: requested }| {
             beyond(levels.cpu, cpu, request.map(|r| r.0))

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::time::Timestamp;
 
 pub use policy::{Managed, PolicyReplay, Usage, UsageSample, replay_policy};
-pub use rules::{AdaptiveRule, PercentileRule, ThresholdRule};
+pub use rules::{AdaptiveRule, ThresholdRule};
 
 /// OOM kills within this time of one that was counted are the same crash loop.
 const CRASH_LOOP: Duration = Duration::from_secs(300);

@@ -201,6 +201,9 @@ pub struct Managed<'a> {
     desired: Resources,
     store: Store,
     workload: WorkloadContainer,
+    pod: PodUid,
+    /// Of what was seen last.
+    interval: Interval,
     started: Option<Timestamp>,
     last_resize: Option<Timestamp>,
     restarts: u32,
@@ -223,6 +226,9 @@ impl<'a> Managed<'a> {
             namespace: "replay".to_owned(),
             name: "replay".to_owned(),
         };
+        // the store looks up both names for each record, and libc compares empty ones slowly
+        let variant = Variant { revision: "replay".to_owned(), node_class: "replay".to_owned() };
+        let nothing = Timestamp::from_unix_seconds(0);
         Self {
             policy: Policy { mode: Mode::Auto, dry_run: false, ..policy.clone() },
             expressions,
@@ -230,6 +236,14 @@ impl<'a> Managed<'a> {
             desired: declared,
             store: Store::default(),
             workload: WorkloadContainer { workload, container: "container".to_owned() },
+            pod: pod_uid(),
+            interval: Interval {
+                start: nothing,
+                end: nothing,
+                variant,
+                phase: Phase::Runtime,
+                started: None,
+            },
             started: None,
             last_resize: None,
             restarts: 0,
@@ -252,7 +266,7 @@ impl<'a> Managed<'a> {
     pub fn record(&self) -> ContainerRecord {
         ContainerRecord {
             key: ContainerKey { id: ContainerId::from_bytes([1; 32]), inode: 1 },
-            pod: pod_uid(),
+            pod: self.pod.clone(),
             qos: qos_class([&self.desired]),
             cpu_tick: UsageHistogram::new(100),
             cpu_second: UsageHistogram::new(1000),
@@ -278,10 +292,9 @@ impl<'a> Managed<'a> {
         };
         self.started.get_or_insert(start);
         self.restarts = self.restarts.saturating_add(u32::try_from(record.oom_kills).unwrap_or(u32::MAX));
-        let interval =
-            Interval { start, end, variant: Variant::default(), phase: Phase::Runtime, started: None };
-        self.store.add(self.workload.clone(), record, &interval, end);
-        self.store.ran(&self.workload, &Variant::default(), start, end);
+        (self.interval.start, self.interval.end) = (start, end);
+        self.store.add(self.workload.clone(), record, &self.interval, end);
+        self.store.ran(&self.workload, &self.interval.variant, start, end);
     }
 
     /// Evaluates the policy when it is due or there is news, and carries out what it decides.
@@ -298,11 +311,10 @@ impl<'a> Managed<'a> {
         self.evaluations += 1;
         self.store.compact(now, self.policy.rolling_window.max(RETENTION));
         self.store.settle(now);
-        let variant = Variant::default();
         let question = Question {
             now,
             window: self.policy.rolling_window,
-            variant: &variant,
+            variant: &self.interval.variant,
             resized: self.last_resize,
         };
         let evidence = self.store.evidence(&self.workload, question)?;
@@ -357,7 +369,7 @@ impl<'a> Managed<'a> {
 
     fn pod(&self, container: ContainerFacts) -> PodFacts {
         PodFacts {
-            uid: pod_uid().as_str().to_owned(),
+            uid: self.pod.as_str().to_owned(),
             namespace: self.workload.workload.namespace.clone(),
             name: "pod".to_owned(),
             resource_version: "1".to_owned(),

@@ -1,11 +1,10 @@
 //! The strategies of a policy as rules that can be replayed.
 
-use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use super::{Observation, Rule};
 use crate::adaptive::{Adaptive, Size, Tunings, demand};
-use crate::policy::{Factor, Objective, Percentile, ThresholdParams};
+use crate::policy::{Objective, ThresholdParams};
 use crate::resources::Resource;
 use crate::threshold::{ThresholdVerdict, threshold};
 use crate::time::Timestamp;
@@ -60,89 +59,6 @@ impl Rule for AdaptiveRule {
         let changed = self.told != Some(size) || size != seen.size;
         self.told = Some(size);
         changed.then_some(size)
-    }
-}
-
-/// `strategy: Percentile` over a rolling window.
-#[derive(Clone, Debug)]
-pub struct PercentileRule {
-    percentile: Percentile,
-    factor: Factor,
-    window: Duration,
-    /// Memory is not recommended below the highest peak of the window.
-    peak_floor: bool,
-    interval: Duration,
-    decided: Option<Timestamp>,
-    samples: VecDeque<(Timestamp, u64)>,
-    counts: BTreeMap<u64, u64>,
-    sum: u128,
-}
-
-impl PercentileRule {
-    /// `interval` is the time between two decisions.
-    pub const fn new(
-        resource: Resource,
-        percentile: Percentile,
-        factor: Factor,
-        window: Duration,
-        interval: Duration,
-    ) -> Self {
-        Self {
-            percentile,
-            factor,
-            window,
-            peak_floor: matches!(resource, Resource::Memory),
-            interval,
-            decided: None,
-            samples: VecDeque::new(),
-            counts: BTreeMap::new(),
-            sum: 0,
-        }
-    }
-
-    fn add(&mut self, at: Timestamp, used: u64) {
-        self.samples.push_back((at, used));
-        *self.counts.entry(used).or_default() += 1;
-        self.sum += u128::from(used);
-        while let Some(&(oldest, value)) = self.samples.front().filter(|(t, _)| *t + self.window < at) {
-            self.samples.pop_front();
-            self.sum -= u128::from(value);
-            if let Some(count) = self.counts.get_mut(&value) {
-                *count -= 1;
-                if *count == 0 {
-                    self.counts.remove(&value);
-                }
-            }
-            debug_assert!(oldest < at, "samples come in order");
-        }
-    }
-
-    fn size(&self) -> Option<u64> {
-        let total = self.samples.len() as u64;
-        let wanted = (total * u64::from(self.percentile.permyriad())).div_ceil(10_000).max(1);
-        let mut seen = 0;
-        let quantile = self.counts.iter().find(|(_, count)| {
-            seen += **count;
-            seen >= wanted
-        });
-        let (highest, _) = self.counts.last_key_value()?;
-        let mean = u64::try_from(self.sum.div_ceil(u128::from(total.max(1)))).unwrap_or(u64::MAX);
-        let size = self.factor.times(*quantile?.0).max(mean);
-        Some(if self.peak_floor { size.max(*highest) } else { size })
-    }
-}
-
-impl Rule for PercentileRule {
-    fn observe(&mut self, seen: &Observation) -> Option<u64> {
-        self.add(seen.at, seen.used);
-        if seen.oom {
-            return Some(grown(seen.size).max(self.size().unwrap_or(0)));
-        }
-        if self.decided.is_some_and(|last| seen.at.since(last) < self.interval) {
-            return None;
-        }
-        self.decided = Some(seen.at);
-        self.size()
     }
 }
 

@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use super::{
     report::{Report, SystemReport},
-    statistics::{Metrics, PerSet, Seeded, intervals},
+    statistics::{Draws, Metrics, PerSet, Seeded, intervals},
     systems::{Contender, System, label},
     trace::{BYTES_PER_UNIT, Series, Set, UNITS_PER_MILLICORE},
 };
@@ -124,16 +124,23 @@ pub fn run(sets: &[Set], systems: &[System]) -> Report {
     let measured: Vec<(&System, PerSet)> =
         systems.par_iter().map(|system| (system, measure(system, sets))).collect();
     // what no set has a series of is not a row of zeros
-    let measured: Vec<_> = measured.into_iter().filter(|(_, of)| !of.is_empty()).collect();
+    let measured: Vec<(&System, PerSet, Draws)> = measured
+        .into_par_iter()
+        .filter(|(_, of)| !of.is_empty())
+        .map(|(system, of)| {
+            let draws = Draws::of(&of);
+            (system, of, draws)
+        })
+        .collect();
     let reports = measured
         .par_iter()
-        .map(|(system, measured_one)| {
-            let opponents = measured.iter().filter(|(other, _)| {
+        .map(|(system, measured_one, draws)| {
+            let opponents = measured.iter().filter(|(other, ..)| {
                 system.objective.is_some() && other.opponent && other.resource == system.resource
             });
-            let opponents = opponents.map(|(other, theirs)| (other.name.as_str(), theirs));
+            let opponents = opponents.map(|(other, _, theirs)| (other.name.as_str(), theirs));
             let label = label(&system.name, system.resource, system.objective);
-            SystemReport::new(label, intervals(measured_one, opponents), measured_one.clone())
+            SystemReport::new(label, intervals(draws, opponents), measured_one.clone())
         })
         .collect();
     let sets = sets.iter().filter(|set| !set.series.is_empty()).map(|set| set.name.clone());

@@ -107,13 +107,23 @@ pub struct Intervals {
     pub ratio_below: BTreeMap<String, BTreeMap<&'static str, Option<f64>>>,
 }
 
-/// Resamples the series within each set; a system and its opponents are resampled alike.
-pub fn intervals<'a>(ours: &PerSet, opponents: impl Iterator<Item = (&'a str, &'a PerSet)>) -> Intervals {
-    let samples = resampled(ours);
-    let mut result = Intervals { own: interval(&samples, |m| *m), ..Intervals::default() };
-    for (name, theirs) in opponents {
-        let theirs = resampled(theirs);
-        let paired: Vec<(Metrics, Metrics)> = samples.iter().copied().zip(theirs).collect();
+/// Means of each resampling of the series within their sets; systems of the same series are resampled alike.
+#[derive(Debug, Clone)]
+pub struct Draws(Vec<Metrics>);
+
+impl Draws {
+    /// Of one system.
+    pub fn of(sets: &PerSet) -> Self {
+        Self(resampled(sets))
+    }
+}
+
+/// The intervals of a system beside its opponents.
+pub fn intervals<'a>(ours: &Draws, opponents: impl Iterator<Item = (&'a str, &'a Draws)>) -> Intervals {
+    let Draws(samples) = ours;
+    let mut result = Intervals { own: interval(samples, |m| *m), ..Intervals::default() };
+    for (name, Draws(theirs)) in opponents {
+        let paired: Vec<(Metrics, Metrics)> = samples.iter().copied().zip(theirs.iter().copied()).collect();
         result.minus.insert(name.to_owned(), interval(&paired, |(a, b)| a.combined(*b, |x, y| x - y)));
         let ratio = spread(&paired, |(a, b)| a.combined(*b, |x, y| if y > 0.0 { x / y } else { f64::NAN }));
         let of = |values: &[f64], end| {
@@ -243,7 +253,7 @@ mod tests {
         let of = |plus: f64| (0..40).map(|n| metrics(f64::from(n) + plus)).collect::<Vec<_>>();
         let (ours, theirs) =
             (PerSet::from([("a".to_owned(), of(0.0))]), PerSet::from([("a".to_owned(), of(1.0))]));
-        let intervals = intervals(&ours, std::iter::once(("b", &theirs)));
+        let intervals = intervals(&Draws::of(&ours), std::iter::once(("b", &Draws::of(&theirs))));
         let [low, high] = intervals.own["alloc"];
         assert!(low < 19.5 && high > 19.5 && high - low > 2.0, "{low}..{high}");
         let [low, high] = intervals.minus["b"]["alloc"];
@@ -260,7 +270,9 @@ mod tests {
         let set = |series| PerSet::from([("a".to_owned(), series)]);
         let (ours, none, some, all) =
             (set(of(1.0, 3.0)), set(of(2.0, 0.0)), set(with_one(of(2.0, 0.0))), set(of(2.0, 2.0)));
-        let intervals = intervals(&ours, [("none", &none), ("some", &some), ("all", &all)].into_iter());
+        let opponents = [("none", Draws::of(&none)), ("some", Draws::of(&some)), ("all", Draws::of(&all))];
+        let opponents = opponents.iter().map(|(name, draws)| (*name, draws));
+        let intervals = intervals(&Draws::of(&ours), opponents);
         for opponent in ["none", "some"] {
             // one series of three has some: a draw without it has nothing to divide by
             assert_eq!(intervals.ratio[opponent]["excess"], None, "{opponent}");

@@ -20,7 +20,7 @@ use crate::backtest::{
     opponents::Autopilot,
     protocol::Target,
     report::SystemReport,
-    statistics::{Metrics, PerSet, intervals},
+    statistics::{Draws, Metrics, PerSet, intervals},
     systems::{Label, label},
     trace::{FineCpu, RECORDED_FINE},
 };
@@ -79,7 +79,7 @@ pub fn run(fine: &[FineCpu]) -> Vec<SystemReport> {
     let report = |(label, make): (Label, Make)| {
         let metrics: Vec<Metrics> = series.par_iter().map(|demand| throttled(demand, make)).collect();
         let measured = PerSet::from([(RECORDED_FINE.to_owned(), metrics)]);
-        let own = intervals(&measured, std::iter::empty());
+        let own = intervals(&Draws::of(&measured), std::iter::empty());
         SystemReport::new(label, own, measured)
     };
     systems().into_iter().map(report).collect()

@@ -15,7 +15,7 @@ use rayon::prelude::*;
 use crate::backtest::{
     protocol::{Target, UNSCORED, replayed},
     report::SystemReport,
-    statistics::{Metrics, PerSet, Seeded, intervals},
+    statistics::{Draws, Metrics, PerSet, Seeded, intervals},
     systems::{System, label},
     trace::{Series, Set},
 };
@@ -67,7 +67,7 @@ fn reports(sets: &[Set], system: &System) -> Vec<SystemReport> {
     }
     let of_cases = CASES.iter().zip(measured).filter(|(_, measured)| !measured.is_empty());
     let report = |(case, measured): (&Case, PerSet)| {
-        let own = intervals(&measured, std::iter::empty());
+        let own = intervals(&Draws::of(&measured), std::iter::empty());
         SystemReport::new(label(&system.name, case.target, system.objective), own, measured)
     };
     of_cases.map(report).collect()

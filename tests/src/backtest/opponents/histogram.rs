@@ -58,20 +58,17 @@ impl DecayedHistogram {
     }
 
     fn reached(&self, share: f64, by: impl Fn(f64) -> f64) -> f64 {
-        let mut top = self.lowest;
-        let weighted = self.weights.iter().map(|weight| {
-            let result = (weight * by(top), top);
-            top *= RATIO;
-            result
-        });
-        let weighted: Vec<(f64, f64)> = weighted.collect();
-        let total: f64 = weighted.iter().map(|(weight, _)| weight).sum();
+        let weighted = || {
+            let tops = std::iter::successors(Some(self.lowest), |top| Some(top * RATIO));
+            self.weights.iter().zip(tops).map(|(weight, top)| (weight * by(top), top))
+        };
+        let total: f64 = weighted().map(|(weight, _)| weight).sum();
         let mut sum = 0.0;
-        let found = weighted.iter().find(|(weight, _)| {
+        let found = weighted().find(|(weight, _)| {
             sum += weight;
             total > 0.0 && sum >= share * total * (1.0 - 1e-12)
         });
-        found.map_or(0.0, |(_, top)| *top)
+        found.map_or(0.0, |(_, top)| top)
     }
 }
 
