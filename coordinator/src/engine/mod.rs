@@ -129,8 +129,8 @@ const RETENTION: Duration = Duration::from_secs(24 * 3600);
 /// Time between two compactions of the store: the width of its finest slot.
 const COMPACT_EVERY: Duration = Duration::from_secs(15);
 
-/// Least time between two evaluations of a policy that ends of its resizes ask for: the resizes' own workloads do not wait,
-/// what its status says of them does.
+/// Least time between two evaluations of policies, but for new ones, and of a policy that ends of its resizes ask for: the
+/// resizes' own workloads do not wait, what its status says of them does.
 const STATUS_PACE: Duration = Duration::from_secs(5);
 
 /// After the API server was silent, or asked for patience, what waits for a slot waits this much longer.
@@ -163,6 +163,8 @@ pub struct Engine {
     shrunk: Shrunk,
     lent: Lent,
     events: Events,
+    /// When policies were evaluated for the last time.
+    gathered: Option<Timestamp>,
     /// When the API server was silent for the last time.
     silent: Option<Timestamp>,
     prices: Option<Prices>,
@@ -190,6 +192,7 @@ impl Engine {
             shrunk: Shrunk::default(),
             lent: Lent::default(),
             events: Events::default(),
+            gathered: None,
             silent: None,
             prices: None,
             swept: false,
@@ -444,7 +447,7 @@ impl Engine {
             self.policies.values_mut().for_each(|state| (state.due, state.evaluated) = (Some(now), None));
             self.events.clock_jumped(now);
             self.resizes.set_back(back);
-            (self.compacted, self.silent) = (None, None);
+            (self.compacted, self.gathered, self.silent) = (None, None, None);
         }
         if back > CLOCK_BACK || now.since(before) > CLOCK_AHEAD {
             self.jumped = Some(now);
