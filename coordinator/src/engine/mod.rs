@@ -277,10 +277,10 @@ impl Engine {
         changed.filter_map(|(pod, _)| index.workload_of(pod)).for_each(|workload| events.put(workload));
         let after = before.lives.iter().filter_map(|(pod, _)| index.place_of(pod));
         let places: BTreeSet<&str> = before.places.iter().map(String::as_str).chain(after).collect();
-        let awaited = events.awaited().filter(|node| places.contains(node.as_str()));
-        let free: Vec<String> = awaited.filter(|node| index.admitting(node).is_none()).cloned().collect();
-        for node in &free {
-            events.admitted(node);
+        for node in places {
+            if events.is_awaited(node) && index.admitting(node).is_none() {
+                events.admitted(node);
+            }
         }
     }
 
@@ -383,7 +383,10 @@ impl Engine {
                     self.silent = Some(now);
                 }
                 self.shrunk.refused(&subject.uid);
-                if let Some(facts) = self.facts_of(&subject) {
+                // what takes something back was not counted there
+                if let Some(facts) = self.facts_of(&subject)
+                    && subject.purpose == Purpose::Optimise
+                {
                     self.lent.refused(&facts, &action.plan);
                 }
                 let passing = matches!(refusal.reason, Reason::Conflict | Reason::ApiUnavailable);
