@@ -592,6 +592,32 @@ fn pods_that_come_with_a_list_are_events_too() {
 }
 
 #[test]
+fn policies_that_are_due_one_after_the_other_are_evaluated_together() {
+    let mut world = World::new();
+    world.deployment("default", "web", &too_much(), LITTLE);
+    let count = |world: &World, name: &str| {
+        world.metrics.reconciliation_seconds.with_label_values(&[name]).get_sample_count()
+    };
+    for name in ["p", "q", "r"] {
+        world.policy("default", name, &json!({}));
+        world.run(seconds(1));
+        assert_eq!(count(&world, &format!("default/{name}")), 1, "new ones do not wait");
+    }
+    world.run(seconds(60));
+    let all = |world: &World| ["p", "q", "r"].map(|name| count(world, &format!("default/{name}")));
+    let (mut before, mut times) = (all(&world), Vec::new());
+    for second in 0..60 {
+        world.run(seconds(1));
+        let after = all(&world);
+        if after != before {
+            times.push(second);
+        }
+        before = after;
+    }
+    assert!(times.len() > 5 && times.windows(2).all(|pair| pair[1] - pair[0] >= 5), "{times:?}");
+}
+
+#[test]
 fn clock_that_is_set_back_stops_no_evaluation() {
     let mut world = World::new();
     world.policy("default", "p", &json!({}));

@@ -16,7 +16,7 @@ use super::canary::Canaries;
 use super::lent::{self, Lent, Standing};
 use super::resizes::{Purpose, Subject};
 use super::sizes::{SizedPod, Sizer};
-use super::{Effect, Engine, Kept, PolicyState, Request, SILENCE, version};
+use super::{Effect, Engine, Kept, PolicyState, Request, SILENCE, STATUS_PACE, version};
 use crate::api::convert::Selector;
 use crate::apply::Action;
 use crate::index::{Held, HeldBy, Index, Known, PodKey, PolicyEntry, PolicyKey, SelectedWorkload, Selection};
@@ -76,16 +76,18 @@ struct Turn<'a> {
 impl Engine {
     /// Evaluates every policy whose time has come.
     pub(super) fn evaluate_due(&mut self, starting: bool, now: Timestamp, effects: &mut Vec<Effect>) {
-        let due: Vec<PolicyKey> = self
-            .index
-            .policies()
-            .filter(|entry| {
-                self.policies.get(&entry.key).is_none_or(|state| {
-                    state.generation != Some(entry.generation) || state.due.is_none_or(|due| due <= now)
-                })
-            })
-            .map(|entry| entry.key.clone())
-            .collect();
+        let state = |entry: &PolicyEntry| self.policies.get(&entry.key);
+        let is_new = |entry: &&PolicyEntry| {
+            state(entry).is_none_or(|state| state.generation != Some(entry.generation))
+        };
+        let is_due = |entry: &&PolicyEntry| {
+            is_new(entry) || state(entry).is_some_and(|state| state.due.is_none_or(|due| due <= now))
+        };
+        // what all of them need is gathered from the whole cluster: those that are due one after the other go together
+        let rests = self.gathered.is_some_and(|at| now.since(at) < STATUS_PACE);
+        let rests = rests && !self.index.policies().any(|entry| is_new(&entry));
+        let due = self.index.policies().filter(is_due).filter(|_| !rests);
+        let due: Vec<PolicyKey> = due.map(|entry| entry.key.clone()).collect();
         let deleted = self.forget_deleted();
         self.evaluate_whole(&due, deleted, starting, now, effects);
         self.evaluate_events(starting, now, effects);
@@ -111,6 +113,7 @@ impl Engine {
             effects.push(Effect::SweepRecommendations(Box::new(self.kept(&selection))));
         }
         let mut standing = self.standing(now);
+        self.gathered = Some(now);
         self.quota_owed = self.index.quota_owed();
         for key in due {
             let started = Instant::now();

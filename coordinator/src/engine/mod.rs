@@ -130,8 +130,8 @@ const RETENTION: Duration = Duration::from_secs(24 * 3600);
 /// Time between two compactions of the store: the width of its finest slot.
 const COMPACT_EVERY: Duration = Duration::from_secs(15);
 
-/// Least time between two evaluations of a policy that ends of its resizes ask for: the resizes' own workloads do not wait,
-/// what its status says of them does.
+/// Least time between two evaluations of policies, but for new ones, and of a policy that ends of its resizes ask for: the
+/// resizes' own workloads do not wait, what its status says of them does.
 const STATUS_PACE: Duration = Duration::from_secs(5);
 
 /// After the API server was silent, or asked for patience, what waits for a slot waits this much longer.
@@ -166,6 +166,8 @@ pub struct Engine {
     /// What pods of namespaces with a quota may ask for again, as the last evaluation of whole policies found it.
     quota_owed: BTreeMap<String, Amounts>,
     events: Events,
+    /// When policies were evaluated for the last time.
+    gathered: Option<Timestamp>,
     /// When the API server was silent for the last time.
     silent: Option<Timestamp>,
     prices: Option<Prices>,
@@ -194,6 +196,7 @@ impl Engine {
             lent: Lent::default(),
             quota_owed: BTreeMap::new(),
             events: Events::default(),
+            gathered: None,
             silent: None,
             prices: None,
             swept: false,
@@ -288,10 +291,10 @@ impl Engine {
         changed.filter_map(|(pod, _)| index.workload_of(pod)).for_each(|workload| events.put(workload));
         let after = before.lives.iter().filter_map(|(pod, _)| index.place_of(pod));
         let places: BTreeSet<&str> = before.places.iter().map(String::as_str).chain(after).collect();
-        let awaited = events.awaited().filter(|node| places.contains(node.as_str()));
-        let free: Vec<String> = awaited.filter(|node| index.admitting(node).is_none()).cloned().collect();
-        for node in &free {
-            events.admitted(node);
+        for node in places {
+            if events.is_awaited(node) && index.admitting(node).is_none() {
+                events.admitted(node);
+            }
         }
     }
 
@@ -403,7 +406,10 @@ impl Engine {
                     self.silent = Some(now);
                 }
                 self.shrunk.refused(&subject.uid);
-                if let Some(facts) = self.facts_of(&subject) {
+                // what takes something back was not counted there
+                if let Some(facts) = self.facts_of(&subject)
+                    && subject.purpose == Purpose::Optimise
+                {
                     self.lent.refused(&facts, &action.plan);
                 }
                 let passing = matches!(refusal.reason, Reason::Conflict | Reason::ApiUnavailable);
@@ -489,7 +495,7 @@ impl Engine {
             self.policies.values_mut().for_each(|state| (state.due, state.evaluated) = (Some(now), None));
             self.events.clock_jumped(now);
             self.resizes.set_back(back);
-            (self.compacted, self.silent) = (None, None);
+            (self.compacted, self.gathered, self.silent) = (None, None, None);
         }
         if back > CLOCK_BACK || now.since(before) > CLOCK_AHEAD {
             self.jumped = Some(now);
