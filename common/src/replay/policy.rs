@@ -300,8 +300,8 @@ impl<'a> Managed<'a> {
     /// Evaluates the policy when it is due or there is news, and carries out what it decides.
     pub fn evaluate(&mut self, now: Timestamp) -> Option<Plan> {
         let whole = self.due.is_none_or(|due| due <= now);
-        let rested = self.evaluated.is_none_or(|last| now.since(last) >= PACE);
-        if !(whole || self.news && rested) {
+        let news = self.news && self.evaluated.is_none_or(|last| now.since(last) >= PACE);
+        if !whole && !news {
             return None;
         }
         if whole {

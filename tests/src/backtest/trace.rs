@@ -115,18 +115,18 @@ pub fn read(folder: Option<&Path>, shipped: &Path, only: &[String]) -> Result<Tr
         let own = folder.map(|folder| folder.join(file(name))).filter(|path| path.exists());
         own.unwrap_or_else(|| shipped.join(file(name)))
     };
-    let (mut sets, mut skipped) = (Vec::new(), Skipped::new());
+    let (mut sets, mut useless) = (Vec::new(), Skipped::new());
     if let Some(folder) = folder {
         for name in names.iter().filter(|name| only.is_empty() || asked(name)) {
-            sets.push(read_set(&folder.join(file(name)), name, &mut skipped)?);
+            sets.push(read_set(&folder.join(file(name)), name, &mut useless)?);
         }
     }
     if asked(RECORDED) || (only.is_empty() && folder.is_none()) {
-        sets.push(recorded(&recording(RECORDED), &mut skipped)?);
+        sets.push(recorded(&recording(RECORDED), &mut useless)?);
     }
     let fine = only.is_empty() || asked(RECORDED_FINE);
     let fine = if fine { fine_cpu(&recording(RECORDED_FINE))? } else { Vec::new() };
-    Ok(Traces { sets, skipped, fine })
+    Ok(Traces { sets, skipped: useless, fine })
 }
 
 fn file(name: &str) -> String {
@@ -409,8 +409,8 @@ mod tests {
 
     #[test]
     fn what_is_not_replayed_is_counted() {
-        let rows = |name, step, count, cpu| -> String {
-            (0..count).map(|n| format!("{name},{},{cpu},\n", n * step)).collect()
+        let rows = |name, step, count, cpu| {
+            (0..count).map(|n| format!("{name},{},{cpu},\n", n * step)).collect::<Vec<_>>().concat()
         };
         let text = [
             rows("good", 60, 20, 1),
