@@ -330,14 +330,22 @@ fn number(from: &mut Reader<'_>) -> Result<u64, DecodeError> {
     })
 }
 
-/// Order of the exponential Golomb code for these numbers: their median is as long as it can be told.
-fn order_of(numbers: &mut [u64]) -> u32 {
-    let middle = numbers.len() / 2;
-    if numbers.is_empty() {
-        return 0;
+/// Order of the exponential Golomb code for these numbers: that in which their median has the fewest bits.
+fn order_of(numbers: impl Iterator<Item = u64>) -> u8 {
+    let (mut orders, mut count) = ([0_u32; 64], 0);
+    for number in numbers {
+        let order = number.saturating_add(1).ilog2();
+        if let Some(of_order) = orders.get_mut(usize::try_from(order).unwrap_or(0)) {
+            *of_order += 1;
+        }
+        count += 1;
     }
-    let (_, median, _) = numbers.select_nth_unstable(middle);
-    (*median).saturating_add(1).ilog2()
+    let mut below = 0;
+    let median = orders.iter().zip(0..).find(|(of_order, _)| {
+        below += **of_order;
+        below > count / 2
+    });
+    median.map_or(0, |(_, order)| order)
 }
 
 impl Pack for UsageHistogram {
@@ -350,19 +358,15 @@ impl Pack for UsageHistogram {
         let Some((first, _)) = buckets.first() else { return };
         let gaps = buckets.iter().zip(buckets.iter().skip(1)).map(|((a, _), (b, _))| u64::from(b - a) - 1);
         let counts = buckets.iter().map(|(_, count)| count - 1);
-        let orders = [
-            order_of(&mut gaps.clone().collect::<Vec<_>>()),
-            order_of(&mut counts.clone().collect::<Vec<_>>()),
-        ];
+        let (of_gaps, of_counts) = (order_of(gaps.clone()), order_of(counts.clone()));
         first.pack(into);
-        let [of_gaps, of_counts] = orders;
-        into.extend(orders.map(|order| order.to_le_bytes()[0]));
+        into.extend([of_gaps, of_counts]);
         let mut bits = BitWriter::new(into);
         for (gap, count) in std::iter::once(None).chain(gaps.map(Some)).zip(counts) {
             if let Some(gap) = gap {
-                bits.golomb(gap, of_gaps);
+                bits.golomb(gap, of_gaps.into());
             }
-            bits.golomb(count, of_counts);
+            bits.golomb(count, of_counts.into());
         }
         bits.end();
     }

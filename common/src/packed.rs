@@ -61,19 +61,18 @@ impl<'a> Reader<'a> {
     /// The next varint.
     pub fn number(&mut self) -> Result<u64, NoNumber> {
         let mut value = 0_u64;
-        for shift in (0..64).step_by(7) {
+        for shift in (0..63).step_by(7) {
             let byte = *self.bytes.get(self.at).ok_or(NoNumber::Truncated)?;
             self.at += 1;
-            let part = u64::from(byte & 0x7f);
-            if part << shift >> shift != part {
-                return Err(NoNumber::Overflow);
-            }
-            value |= part << shift;
+            value |= u64::from(byte & 0x7f) << shift;
             if byte & 0x80 == 0 {
                 return Ok(value);
             }
         }
-        Err(NoNumber::Overflow)
+        // the tenth byte has one bit left
+        let byte = *self.bytes.get(self.at).ok_or(NoNumber::Truncated)?;
+        self.at += 1;
+        if byte > 1 { Err(NoNumber::Overflow) } else { Ok(value | u64::from(byte) << 63) }
     }
 
     pub const fn damaged(&self, what: &'static str) -> Damaged {
@@ -119,7 +118,11 @@ pub(crate) struct Packed<T> {
 
 impl<T: Pack> Packed<T> {
     pub fn new(value: &T) -> Self {
-        let mut bytes = Vec::new();
+        Self::within(value, 64)
+    }
+
+    fn within(value: &T, expected: usize) -> Self {
+        let mut bytes = Vec::with_capacity(expected);
         value.pack(&mut bytes);
         Self { bytes: bytes.into(), of: PhantomData }
     }
@@ -131,7 +134,12 @@ impl<T: Pack> Packed<T> {
     pub fn change(&mut self, by: impl FnOnce(&mut T)) {
         let mut value = self.get();
         by(&mut value);
-        *self = Self::new(&value);
+        *self = Self::within(&value, self.bytes.len() + 64);
+    }
+
+    /// What the bytes begin with.
+    pub fn peek<P: Pack>(&self) -> P {
+        P::unpack(&mut Reader::new(&self.bytes)).expect("pack wrote these bytes")
     }
 }
 

@@ -14,7 +14,7 @@ mod tuning;
 
 use serde::{Deserialize, Serialize};
 
-use crate::packed::{Damaged, Pack, Reader, packed_fields};
+use crate::packed::{Damaged, Pack, Packed, Reader, packed_fields};
 use crate::peaks::{MINUTE, MinutePeaks};
 use crate::policy::Objective;
 use crate::resources::Resource;
@@ -227,6 +227,14 @@ impl Adaptive {
         }
     }
 
+    /// [`Self::settle`] would change something.
+    pub(crate) fn may_learn(state: &Packed<Self>, peaks: &MinutePeaks, up_to: Timestamp) -> bool {
+        let (_, newest): (Size, Option<i64>) = state.peek();
+        let ring = peaks.minutes();
+        let end = ring.slot_of(up_to);
+        ring.iter().any(|(slot, _)| slot < end && newest.is_none_or(|newest| slot > newest))
+    }
+
     /// A clock that was wrong had moved on to a time after `now`: what was learned stays, and goes on from here.
     pub fn rewind(&mut self, now: Timestamp) {
         let minute = minute_of(now);
@@ -251,10 +259,9 @@ impl Adaptive {
     /// The state as of `now`: `self` plus the minutes that the ring has beyond it. Keep `self` settled only as far as
     /// frames can no longer come late, and the size does not depend on the order in which they came.
     #[must_use]
-    pub fn at(&self, peaks: &MinutePeaks, now: Timestamp) -> Self {
-        let mut current = self.clone();
-        current.settle(peaks, now + MINUTE);
-        current
+    pub fn at(mut self, peaks: &MinutePeaks, now: Timestamp) -> Self {
+        self.settle(peaks, now + MINUTE);
+        self
     }
 
     /// The size for an objective, rounded up to the series' unit; `None` before the first minute.

@@ -333,7 +333,9 @@ impl History {
         for (adaptive, peaks) in
             [(&mut self.cpu_adaptive, &self.cpu_peaks), (&mut self.memory_adaptive, &self.memory_peaks)]
         {
-            adaptive.change(|state| state.settle(peaks, now));
+            if Adaptive::may_learn(adaptive, peaks, now) {
+                adaptive.change(|state| state.settle(peaks, now));
+            }
         }
     }
 
