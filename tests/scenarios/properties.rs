@@ -810,7 +810,9 @@ proptest! {
         let missing = lists.remove(kind.min(lists.len() - 1));
         let policies = matches!(missing, Change::Policies(_));
         let mut engine = support::engine(&world.metrics, seconds(15), false);
-        lists.into_iter().for_each(|list| drop(engine.on_change(list, world.now)));
+        for list in lists {
+            engine.on_change(list, world.now);
+        }
         let policy = json!({"apiVersion": "optipod.io/v1alpha1", "kind": "OptimizationPolicy",
             "metadata": {"namespace": "default", "name": "p", "uid": "u", "generation": 1}, "spec": {"mode": "Auto"}});
         if !policies {

@@ -514,8 +514,10 @@ fn tell_of(
 }
 
 impl PodOutcome {
-    /// The reason that says most about why nothing more is done: not the size of a change that is fine as it is.
+    /// The reason that says most about why nothing more is done: not the size of a change that is fine as it is, nor a
+    /// resource that the policy leaves alone.
     pub fn main_hold(&self) -> Option<&Hold> {
-        self.decision.held().iter().find(|hold| hold.reason != Reason::ChangeTooSmall)
+        let at_rest = |reason| matches!(reason, Reason::ChangeTooSmall | Reason::NotControlled);
+        self.decision.held().iter().find(|hold| !at_rest(hold.reason))
     }
 }
