@@ -59,6 +59,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The next varint.
+    #[inline]
     pub fn number(&mut self) -> Result<u64, NoNumber> {
         let mut value = 0_u64;
         for shift in (0..63).step_by(7) {
@@ -79,7 +80,13 @@ impl<'a> Reader<'a> {
         Damaged { at: self.at, what }
     }
 
+    #[inline]
     fn varint(&mut self) -> Result<u64, Damaged> {
+        // most numbers of a state are small
+        if let Some(&byte) = self.bytes.get(self.at).filter(|byte| **byte < 0x80) {
+            self.at += 1;
+            return Ok(byte.into());
+        }
         self.number().map_err(|why| match why {
             NoNumber::Truncated => self.damaged("it ends within a number"),
             NoNumber::Overflow => self.damaged("a number is too large"),
