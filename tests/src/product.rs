@@ -3,7 +3,6 @@
 use std::{
     env, fs,
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use anyhow::{Context, Result, bail};
@@ -83,32 +82,9 @@ pub fn build_images(
     }
     // Two checkouts share the folder: nobody may rebuild between our build and our reading of the binaries.
     let _lock = cache.lock("cargo-target")?;
-    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    build_binaries(cache, programs, command(cargo, ["build"]), progress)?;
-    programs.iter().map(|&program| write(&binaries(cache), registry, program)).collect()
-}
-
-/// Builds what [`build_images`] will need, with what other programs leave of the machine. What fails here fails there
-/// again, with its reason.
-pub fn build_ahead(cache: &Cache, programs: &[Program]) -> Result<()> {
-    let _lock = cache.lock("cargo-target")?;
-    let mut nice = command("nice", ["-n", "19"]);
-    nice.arg(env::var_os("CARGO").unwrap_or_else(|| "cargo".into())).arg("build");
-    build_binaries(cache, programs, nice, &Progress::new("images", programs.len()))
-}
-
-fn build_binaries(
-    cache: &Cache,
-    programs: &[Program],
-    mut cargo: Command,
-    progress: &Progress,
-) -> Result<()> {
     let target = cache.root().join("cargo-target");
-    cargo
-        .args(["--locked"])
-        .args(["--profile", PROFILE, "--target", TARGET])
-        .arg("--target-dir")
-        .arg(&target);
+    let mut cargo = command(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()), ["build", "--locked"]);
+    cargo.args(["--profile", PROFILE, "--target", TARGET]).arg("--target-dir").arg(&target);
     for program in programs {
         cargo.args(["--package", program.package(), "--bin", program.binary()]);
     }
@@ -118,7 +94,8 @@ fn build_binaries(
     command::run_logged(&mut cargo, &log, |elapsed| {
         let last = command::tail(&log, 1);
         progress.note(&format!("still building, {} s: {}", elapsed.as_secs(), last.trim()));
-    })
+    })?;
+    programs.iter().map(|&program| write(&binaries(cache), registry, program)).collect()
 }
 
 /// Folder of the static binaries.

@@ -5,19 +5,13 @@
 use std::{
     collections::BTreeSet,
     process::{self, ExitCode},
-    thread,
     time::{Duration, Instant},
 };
 
 use anyhow::Result;
 use clap::ValueEnum;
 
-use crate::{
-    cache::Cache,
-    interrupt,
-    product::{self, Program},
-    progress::Progress,
-};
+use crate::{cache::Cache, interrupt, progress::Progress};
 use count::Count;
 
 pub mod count;
@@ -72,26 +66,20 @@ pub fn run(cache: &Cache, options: &Options, install: bool) -> Result<ExitCode> 
     let mut progress = Progress::new("test", parts.len());
     let bench = parts::Bench { cache, install, full: options.full, name: format!("test-{}", process::id()) };
     let mut outcomes = Vec::new();
-    thread::scope(|scope| {
-        for &part in &parts {
-            progress.step(part.describe());
-            // a control plane mostly waits: meanwhile the images that the node needs are built
-            if part == Part::Apiserver && parts.contains(&Part::Node) {
-                scope.spawn(|| drop(product::build_ahead(cache, &Program::ALL)));
-            }
-            let start = Instant::now();
-            let mut count = Count::default();
-            let error = interrupt::check().and_then(|()| bench.run(part, &mut count)).err();
-            if let Some(error) = &error {
-                progress.note(&format!("{part:?} failed: {error:#}"));
-            }
-            let interrupted = interrupt::raised();
-            outcomes.push(Outcome { part, count, took: start.elapsed(), error });
-            if interrupted {
-                break;
-            }
+    for part in parts {
+        progress.step(part.describe());
+        let start = Instant::now();
+        let mut count = Count::default();
+        let error = interrupt::check().and_then(|()| bench.run(part, &mut count)).err();
+        if let Some(error) = &error {
+            progress.note(&format!("{part:?} failed: {error:#}"));
         }
-    });
+        let interrupted = interrupt::raised();
+        outcomes.push(Outcome { part, count, took: start.elapsed(), error });
+        if interrupted {
+            break;
+        }
+    }
     Ok(summary(&outcomes, progress.seconds()))
 }
 
