@@ -954,6 +954,12 @@ fn one_canary_tries_the_change_before_the_others() {
     assert_eq!(world.requests.len(), 1, "while it is watched");
     world.run(seconds(120));
     assert_eq!(world.requests.len(), 5);
+    // less memory is watched through a daily peak
+    let plans = world.plans();
+    assert!(
+        plans[0].contains("memory") && plans[1..].iter().all(|plan| !plan.contains("memory")),
+        "{plans:?}"
+    );
 }
 
 #[test]

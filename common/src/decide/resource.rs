@@ -1,5 +1,7 @@
 //! One resource of one container of one pod: the change, or why there is none.
 
+use std::time::Duration;
+
 use super::circumstances::{Circumstances, Followed};
 use super::plan::one_step;
 use super::reason::{Hold, Reason};
@@ -22,6 +24,9 @@ const WEIGHT_STEP: u64 = 26;
 /// Requests of a node's Burstable pods may shrink by this much within an hour, in thousandths: their sum is the weight of
 /// all of them against the Guaranteed ones and the system.
 const SLICE_BUDGET: u64 = 200;
+
+/// Within it lies a daily peak.
+const DAY: Duration = Duration::from_secs(86_400);
 
 /// One resource of one container of one pod.
 pub(super) struct Subject<'a> {
@@ -466,9 +471,26 @@ impl Subject<'_> {
         self.refuse(burst, Reason::CpuBurst, "cpu.max.burst is set: the kernel refuses a lower limit")
     }
 
+    /// Pods that try less memory first are watched for a day, whatever the policy says: minutes at night see no peak.
+    fn seen_through_a_daily_peak(&self) -> Result<(), Hold> {
+        let (Some(canary), Some(progress)) = (self.policy.update.canary, self.at.canary) else {
+            return Ok(());
+        };
+        let first = canary.first_of(progress.pods);
+        let seen = progress.since.map(|since| self.at.now.since(since)).unwrap_or_default();
+        let message = format!(
+            "{first} of {} pods try less memory first, for {} h of the {} h of a day",
+            progress.pods,
+            seen.as_secs() / 3600,
+            DAY.as_secs() / 3600
+        );
+        self.refuse(progress.changed >= first && seen < DAY, Reason::CanaryObserving, message)
+    }
+
     fn less_memory(&self, wanted: Wanted) -> Result<(), Hold> {
         let never = self.policy.update.memory_decrease == MemoryDecrease::Never;
         self.refuse(never, Reason::MemoryDecreaseForbidden, "updateStrategy.memoryDecrease is Never")?;
+        self.seen_through_a_daily_peak()?;
         if let Some(node) = &self.pod.node {
             self.refuse(node.memory_pressure, Reason::NodeMemoryPressure, "the node has MemoryPressure")?;
             let message = "tasks of the node stall for memory";

@@ -252,7 +252,8 @@ pub struct Canary {
     #[schemars(length(max = 8))]
     #[schemars(extend("x-kubernetes-validations" = [cel::percentage("10%")]))]
     pub share: String,
-    /// How long they are watched before the others follow. 1s to 2160h. Default: `5m`.
+    /// How long they are watched before the others follow; with less memory for a day at least, so that they have seen a
+    /// daily peak. 1s to 2160h. Default: `5m`.
     #[schemars(length(max = 20))]
     #[schemars(extend("x-kubernetes-validations" = [cel::duration("1s", "5m")]))]
     pub observe: String,

@@ -11,7 +11,7 @@ use crate::kubelet;
 use crate::objects::{pod, resources, size, sizes};
 use crate::world::{World, same};
 
-const DEADLINE: Duration = Duration::from_secs(4);
+const DEADLINE: Duration = Duration::from_secs(12);
 const WATCHED: Duration = Duration::from_secs(20);
 
 pub async fn a_deferred_resize_is_taken_back_after_its_deadline(world: Arc<World>) -> Result<()> {
