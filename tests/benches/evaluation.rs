@@ -109,6 +109,7 @@ impl Bench {
         for change in bench.cluster(strategy) {
             bench.engine.on_change(change, now);
         }
+        assert!(bench.engine.index().synced(), "a kind was not listed: nothing would be evaluated");
         bench.engine.on_leadership(true, now);
         for node in 0..bench.size.nodes {
             let (resume, _resumed) = oneshot::channel();
@@ -153,6 +154,8 @@ impl Bench {
             Change::Jobs(Delta::Replace(Vec::new())),
             Change::CronJobs(Delta::Replace(Vec::new())),
             Change::Hpas(Delta::Replace(Vec::new())),
+            Change::Quotas(Delta::Replace(Vec::new())),
+            Change::Budgets(Delta::Replace(Vec::new())),
             Change::Configuration(Delta::Replace(Vec::new())),
             Change::Policies(listed([policy])),
             Change::Pods(listed((0..workloads * pods).map(|n| self.pod(n, 0)))),
