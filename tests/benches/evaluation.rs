@@ -16,6 +16,9 @@
 #![allow(clippy::indexing_slicing, reason = "a missing element stops it, too")]
 #![allow(clippy::unchecked_time_subtraction, reason = "CPU time never runs backwards")]
 
+#[path = "../scenarios/support/mod.rs"]
+mod support;
+
 use std::time::Duration;
 
 use optipod_common::frame::{CgroupLimits, ContainerRecord, Frame};
@@ -25,16 +28,17 @@ use optipod_common::quantity::{Bytes, MilliCpu};
 use optipod_common::resources::QosClass;
 use optipod_common::sample::CpuCounters;
 use optipod_common::time::Timestamp;
-use optipod_coordinator::FIELD_MANAGER;
 use optipod_coordinator::apply::Accepted;
-use optipod_coordinator::engine::{Effect, Engine, Request, Settings};
-use optipod_coordinator::index::{Change, Delta, Index};
+use optipod_coordinator::engine::{Effect, Engine, Request};
+use optipod_coordinator::index::{Change, Delta};
 use optipod_coordinator::ingest::Ingest;
 use optipod_coordinator::metrics::Metrics;
 use rustix::time::{ClockId, clock_gettime};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
+
+use support::object;
 
 /// The bar: all policies of a cluster of 50,000 pods are evaluated in a second.
 const BAR: Duration = Duration::from_micros(20);
@@ -100,13 +104,11 @@ fn main() {
 impl Bench {
     fn new(size: &Size, strategy: &str) -> Self {
         let metrics = Metrics::new().unwrap();
-        let settings = Settings { dry_run: false, frame_interval: FRAME };
-        let index = Index::new("optipod-system".to_owned(), Vec::new(), FIELD_MANAGER);
-        let engine = Engine::new(settings, index, metrics.clone());
+        let engine = support::engine(&metrics, FRAME, false);
         let now = Timestamp::from_unix_seconds(1_800_000_000);
         let size = Size { ..*size };
         let mut bench = Self { size, engine, metrics, now, sequence: 0 };
-        for change in bench.cluster(strategy) {
+        for change in support::nothing_exists().into_iter().chain(bench.cluster(strategy)) {
             bench.engine.on_change(change, now);
         }
         assert!(bench.engine.index().synced(), "a kind was not listed: nothing would be evaluated");
@@ -149,14 +151,6 @@ impl Bench {
             Change::Nodes(listed((0..nodes).map(node))),
             Change::Deployments(listed((0..workloads).map(deployment))),
             Change::ReplicaSets(listed((0..workloads).map(set))),
-            Change::StatefulSets(Delta::Replace(Vec::new())),
-            Change::DaemonSets(Delta::Replace(Vec::new())),
-            Change::Jobs(Delta::Replace(Vec::new())),
-            Change::CronJobs(Delta::Replace(Vec::new())),
-            Change::Hpas(Delta::Replace(Vec::new())),
-            Change::Quotas(Delta::Replace(Vec::new())),
-            Change::Budgets(Delta::Replace(Vec::new())),
-            Change::Configuration(Delta::Replace(Vec::new())),
             Change::Policies(listed([policy])),
             Change::Pods(listed((0..workloads * pods).map(|n| self.pod(n, 0)))),
         ]
@@ -293,10 +287,6 @@ fn record(pod: u32, millicores: u64) -> ContainerRecord {
         limits: CgroupLimits { memory: Some(Bytes::from_mebibytes(1024)), ..CgroupLimits::default() },
         ended: false,
     }
-}
-
-fn object<K: DeserializeOwned>(json: &Value) -> K {
-    K::deserialize(json).unwrap()
 }
 
 fn listed<K: DeserializeOwned>(objects: impl IntoIterator<Item = Value>) -> Delta<K> {
