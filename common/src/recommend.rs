@@ -19,7 +19,6 @@ use crate::resources::{Amounts, ContainerFacts, Resource, Resources};
 use crate::sample::{CPU_UNITS_PER_MILLICORE, MEMORY_UNIT_BYTES};
 use crate::startup::Phase;
 use crate::store::{Evidence, PodUse};
-use crate::time::Timestamp;
 
 use bounds::Fence;
 pub use steps::{ExpertOpinion, Step, StepKind, amount};
@@ -248,8 +247,8 @@ pub struct Asked<'a> {
     pub pod: Option<&'a PodUse>,
     /// Part of the container's life.
     pub phase: Phase,
-    /// When the pod was last resized by us.
-    pub last_resize: Option<Timestamp>,
+    /// We have resized the pod.
+    pub resized: bool,
     /// What evaluates the formulas of the strategy `Expression`.
     pub expressions: &'a dyn Expressions,
 }

@@ -338,7 +338,7 @@ fn run(input: &Input) -> String {
                 evidence: &evidence,
                 pod: used.as_ref(),
                 phase,
-                last_resize: pod.last_resize,
+                resized: pod.last_resize.is_some(),
                 expressions: &Cel,
             };
             let size = recommend(&policy, asked);

@@ -110,7 +110,7 @@ fn sized(policy: &Policy, pod: &PodFacts, evidence: &Evidence) -> Vec<ContainerR
             evidence,
             pod: None,
             phase: Phase::Runtime,
-            last_resize: None,
+            resized: false,
             expressions: &Cel,
         };
         recommend(policy, asked)

@@ -64,7 +64,7 @@ impl Series<'_> {
     /// policy has now, and is not kept.
     pub(super) fn kept_limit(&self) -> Option<u64> {
         let current = self.current.1?;
-        let added = self.asked.last_resize.is_some();
+        let added = self.asked.resized;
         Some(self.declared.1.filter(|_| added).map_or(current, |declared| declared.min(current)))
     }
 

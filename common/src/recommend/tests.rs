@@ -7,6 +7,7 @@ use crate::histogram::UsageHistogram;
 use crate::policy::{Boost, Factor, Guaranteed, Objective, ResourceBounds, Scope, Strategy};
 use crate::resources::{Amounts, LanguageRuntime};
 use crate::store::{Hottest, Others, ThrottleEvidence};
+use crate::time::Timestamp;
 
 fn evidence(cpu: &[u64], memory_mebibytes: &[u64]) -> Evidence {
     let window = Duration::from_secs(60);
@@ -41,7 +42,7 @@ fn asked<'a>(container: &'a ContainerFacts, evidence: &'a Evidence) -> Asked<'a>
         evidence,
         pod: None,
         phase: Phase::Runtime,
-        last_resize: None,
+        resized: false,
         expressions: &NoExpressions,
     }
 }
@@ -373,15 +374,15 @@ fn boosts(cpu: Boost<MilliCpu>, memory: Boost<Bytes>) -> Policy {
 fn a_start_boosts_declared_cpu_limits_that_no_runtime_follows() {
     let twice = boosts(Boost::Times(factor(2000)), Boost::Times(factor(2000)));
     let seen = evidence(&[100; 10], &[50]);
-    let sized = |language, declared: Resources, desired: Resources, phase, last_resize| {
+    let sized = |language, declared: Resources, desired: Resources, phase, resized| {
         let name = "c".to_owned();
         let container = ContainerFacts { name, desired, declared, language, ..ContainerFacts::default() };
-        recommend(&twice, Asked { phase, last_resize, ..asked(&container, &seen) })
+        recommend(&twice, Asked { phase, resized, ..asked(&container, &seen) })
     };
     let declared = resources((200, 64), (400, 128));
     let (cpu, memory) = (StartSize { request: 240, limit: Some(800) }, 120 << 20);
     let start = |language, declared| {
-        let r = sized(language, declared, declared, Phase::Startup, None);
+        let r = sized(language, declared, declared, Phase::Startup, false);
         (r.cpu.boost.unwrap(), r.memory.boost.unwrap())
     };
     // what runs may be a JVM that nothing tells of
@@ -393,21 +394,20 @@ fn a_start_boosts_declared_cpu_limits_that_no_runtime_follows() {
     assert_eq!((without.0.limit, without.1.limit), (None, None), "nothing that is not declared");
     // a boosted limit is not boosted again, and goes back afterwards
     let boosted = resources((240, 120), (800, 128));
-    let now = Some(seen.now);
-    let again = sized(None, declared, boosted, Phase::Startup, now);
+    let again = sized(None, declared, boosted, Phase::Startup, true);
     assert_eq!((again.cpu.boost, again.cpu.limit), (Some(cpu), Some(400)));
-    let after = sized(None, declared, boosted, Phase::Runtime, now);
+    let after = sized(None, declared, boosted, Phase::Runtime, true);
     assert_eq!((after.cpu.boost, after.cpu.request, after.cpu.limit), (None, Some(120), Some(400)));
     assert_eq!((after.memory.request, after.memory.limit), (Some(60 << 20), None));
     // of a policy that boosts no more, too, and what we did not raise stays
     let desired = resources((240, 120), (800, 256));
     let container = ContainerFacts { name: "c".into(), desired, declared, ..ContainerFacts::default() };
-    let dropped = |last_resize| {
-        let r = recommend(&Policy::default(), Asked { last_resize, ..asked(&container, &seen) });
+    let dropped = |resized| {
+        let r = recommend(&Policy::default(), Asked { resized, ..asked(&container, &seen) });
         (r.cpu.limit, r.memory.limit)
     };
-    assert_eq!(dropped(now), (Some(400), Some(128 << 20)));
-    assert_eq!(dropped(None), (None, None));
+    assert_eq!(dropped(true), (Some(400), Some(128 << 20)));
+    assert_eq!(dropped(false), (None, None));
     // request and limit in one are not boosted either
     let policy = Policy { guaranteed: Guaranteed::MoveTogether, ..twice.clone() };
     let one = resources((400, 128), (400, 128));
@@ -428,22 +428,6 @@ fn short_runs_of_a_job_cover_it() {
     assert_eq!([covers(0, 0, true), covers(2, 0, true), covers(9, 0, true)], [10, 500, 1000]);
     assert_eq!(covers(9, 0, false), 10, "restarts of a server are no runs");
     assert_eq!(covers(4, 600, true), 400, "of the pod-time that was seen");
-}
-
-#[test]
-fn only_thresholds_look_at_when_a_pod_was_resized() {
-    let seen = evidence(&[100; 10], &[50]);
-    let desired = resources((200, 64), (400, 128));
-    let container =
-        ContainerFacts { name: "c".into(), desired, declared: desired, ..ContainerFacts::default() };
-    for strategy in [Strategy::Percentile, Strategy::Adaptive(Objective::Balanced)] {
-        let policy = Policy { strategy, ..Policy::default() };
-        let after = |seconds| {
-            let last_resize = Some(seen.now - std::time::Duration::from_secs(seconds));
-            recommend(&policy, Asked { last_resize, ..asked(&container, &seen) })
-        };
-        assert_eq!(after(0), after(86_400));
-    }
 }
 
 #[test]

@@ -324,7 +324,7 @@ impl<'a> Managed<'a> {
             evidence: &evidence,
             pod: None,
             phase: Phase::Runtime,
-            last_resize: self.last_resize,
+            resized: self.last_resize.is_some(),
             expressions: self.expressions,
         };
         let sizes = [recommend(&self.policy, asked)];

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use optipod_common::ident::WorkloadContainer;
-use optipod_common::policy::{Mode, Policy, Scope, Strategy};
+use optipod_common::policy::{Mode, Policy, Scope};
 use optipod_common::progress::is_foreign;
 use optipod_common::quantity::{Bytes, MilliCpu};
 use optipod_common::recommend::{Asked, ContainerRecommendation, EvidenceSummary, recommend};
@@ -42,8 +42,8 @@ const KINDS: usize = 8;
 #[derive(PartialEq)]
 struct Kind {
     variant: Variant,
-    /// Strategies other than Threshold look only at whether it was.
-    resized: Option<Timestamp>,
+    /// By us.
+    resized: bool,
     /// Without what the kubelet says of this very life.
     containers: Vec<(ContainerFacts, Phase)>,
 }
@@ -173,10 +173,9 @@ impl<'a> Sizer<'a> {
             cgroup: CgroupFacts { shmem: container.cgroup.shmem, ..CgroupFacts::default() },
             ..container.clone()
         };
-        let by_time = matches!(self.policy.strategy, Strategy::Threshold(_));
         Kind {
             variant: variant(facts),
-            resized: facts.last_resize.map(|at| if by_time { at } else { self.now }),
+            resized: facts.last_resize.is_some(),
             containers: included.map(|c| (lasting(c), self.phase(facts, c, self.now))).collect(),
         }
     }
@@ -195,7 +194,7 @@ impl<'a> Sizer<'a> {
             evidence: self.evidence(&container.name, variant)?,
             pod: pod.as_ref(),
             phase,
-            last_resize: facts.last_resize,
+            resized: facts.last_resize.is_some(),
             expressions: &Cel,
         };
         Some(recommend(policy, asked))
